@@ -1,0 +1,1 @@
+"""The coordinator node: drives rounds, and learns sums only."""

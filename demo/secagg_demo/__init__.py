@@ -1,0 +1,1 @@
+"""The demonstration and the benchmarks: they drive the public commands only."""

@@ -1,0 +1,1 @@
+"""Models: LoRA adapters, flattening and evaluation."""

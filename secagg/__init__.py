@@ -1,0 +1,1 @@
+"""Secure aggregation: the protocol core, sans-IO."""
