@@ -1,0 +1,227 @@
+"""From real numbers to ring elements and back: clip, scale, round stochastically, count modulo.
+
+A contribution is clip(factor * value, -C, C) / scale, rounded up or down at random so that its
+expectation is exact, then taken modulo 2^ring_bits in two's complement. The ring is wide enough
+for the sum of n such levels with guard bits to spare, so the sum never wraps and opens exactly.
+
+What quantising loses (rounding and clipping) a tenant can keep as `ErrorFeedback` and add to its
+next contribution: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019.
+
+Deliberately not here: clip and weights (the round plan has them), rotations, and DP noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import ConfigError, UsageError
+from secagg.prg import CHUNK_BYTES, TAG_BYTES, Keystream, Words, stream_key, word_dtype
+from secagg.secret import RoundingSeed
+
+Values = NDArray[np.floating[Any]]
+Levels = NDArray[np.signedinteger[Any]]
+
+MIN_GUARD_BITS: Final = 4
+
+_ONE: Final = 2.0**32
+_BLOCK: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiser:
+    """A public, symmetric grid: levels -max_level..max_level over [-clip, clip].
+
+    `value_bits` (4 to 32) holds a level with its sign.
+    """
+
+    clip: float
+    value_bits: int
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.value_bits <= 32:
+            raise ConfigError(f"quantiser: value_bits is {self.value_bits}; choose 4 to 32")
+        if not (math.isfinite(self.clip) and 1e-30 <= self.clip <= 1e30):
+            raise ConfigError(f"quantiser: clip is {self.clip}; choose a positive finite number")
+
+    @property
+    def max_level(self) -> int:
+        """The level of `clip`."""
+        return int(2 ** (self.value_bits - 1) - 1)
+
+    @property
+    def scale(self) -> float:
+        """The distance of neighbouring levels."""
+        return self.clip / self.max_level
+
+    def levels(self, values: Values, factor: float, uniform: NDArray[np.uint32]) -> Levels:
+        """Stochastic rounding of clip(factor * values, -clip, clip) / scale: (m,) int32.
+
+        `values`: (m,) float32 or float64; `uniform`: (m,) uint32 random words, fresh for each
+        value. A level is floor(x + u) with x and u in steps of 2^-32: whole x (both ends among
+        them) are exact, the result never leaves [-max_level, max_level], and the bias is below
+        2^-32 of a level.
+
+        Raises:
+            UsageError: NaN or infinite values.
+        """
+        bound = self.max_level * _ONE
+        steps = np.multiply(values, self._gain * factor, dtype=np.float64)
+        if not math.isfinite(steps.sum()):
+            require_finite(values)
+        np.clip(steps, -bound, bound, out=steps)
+        fixed = steps.astype(np.int64)
+        fixed += uniform
+        fixed >>= 32
+        return fixed.astype(np.int32)
+
+    def saturated(self, values: Values, factor: float) -> int:
+        """How many coordinates of factor * values lie beyond the clip, and so lose more."""
+        total = 0
+        for start in range(0, len(values), _BLOCK):
+            block = np.multiply(values[start : start + _BLOCK], factor, dtype=np.float64)
+            total += int(np.count_nonzero(np.abs(block, out=block) > self.clip))
+        return total
+
+    def decode(self, level_sum: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The real numbers behind a sum of levels: (m,) float64."""
+        return np.multiply(level_sum, self.scale, dtype=np.float64)
+
+    @property
+    def _gain(self) -> float:
+        """Steps of 2^-32 levels per unit; rounded so that `clip` reaches max_level exactly."""
+        bound = self.max_level * _ONE
+        gain = bound / self.clip
+        return gain if self.clip * gain >= bound else math.nextafter(gain, math.inf)
+
+
+def require_finite(values: Values) -> None:
+    """Refuse a vector with NaN or infinite coordinates, naming their number alone.
+
+    Raises:
+        UsageError: there are some.
+    """
+    blocks = range(0, len(values), _BLOCK)
+    bad = sum(_BLOCK - int(np.isfinite(values[i : i + _BLOCK]).sum()) for i in blocks)
+    bad -= -len(values) % _BLOCK
+    if bad:
+        raise UsageError(
+            f"{bad} of {len(values)} values are NaN or infinite; train with finite ones"
+        )
+
+
+class RoundingStream:
+    """Random words for stochastic rounding, the same again after a restart from the seed.
+
+    Chunk c of coordinates owns chunks 2c and 2c + 1 of the keystream with purpose "rounding":
+    one 32-bit word a coordinate, for up to 131,072 coordinates, so the address of a coordinate
+    depends on its chunk and place alone.
+    """
+
+    __slots__ = ("_keystream", "_scratch")
+
+    def __init__(self, seed: RoundingSeed, context: bytes, vector: int) -> None:
+        self._keystream = Keystream(
+            stream_key(
+                seed, label="secagg/rounding", context=context, purpose="rounding", vector=vector
+            )
+        )
+        self._scratch = np.empty(2 * CHUNK_BYTES + TAG_BYTES, np.uint8)
+
+    def words(self, chunk: int, count: int) -> NDArray[np.uint32]:
+        """(count,) uint32 for the chunk-th chunk; a view that the next call overwrites."""
+        if not 0 <= count <= CHUNK_BYTES // 2:
+            raise UsageError(f"a chunk has at most {CHUNK_BYTES // 2} coordinates, not {count}")
+        first = min(4 * count, CHUNK_BYTES)
+        self._keystream.write(2 * chunk, first, self._scratch)
+        if rest := 4 * count - first:
+            self._keystream.write(2 * chunk + 1, rest, self._scratch[CHUNK_BYTES:])
+        return self._scratch[: 4 * count].view("<u4")
+
+
+def ring_bits_needed(value_bits: int, n: int, guard_bits: int) -> int:
+    """Ring width in which n values of `value_bits` bits cannot overflow, guard bits included.
+
+    Raises:
+        ConfigError: no value to add, fewer than 4 guard bits, or more than 64 bits in all.
+    """
+    if n < 1 or value_bits < 1 or guard_bits < MIN_GUARD_BITS:
+        raise ConfigError(
+            f"ring: needs n and value_bits of at least 1 and {MIN_GUARD_BITS} guard bits; "
+            f"got n = {n}, value_bits = {value_bits}, guard_bits = {guard_bits}"
+        )
+    ring_bits = value_bits + (n - 1).bit_length() + guard_bits
+    if ring_bits > 64:
+        raise ConfigError(
+            f"ring: {n} values of {value_bits} bits with {guard_bits} guard bits need {ring_bits} "
+            "bits and 64 are the most; quantise to fewer bits"
+        )
+    return ring_bits
+
+
+def to_ring(levels: Levels, ring_bits: int) -> Words:
+    """Two's complement of `levels` in `word_dtype(ring_bits)`; the bits above are dropped later.
+
+    `levels`: (m,) signed, in [-2^(ring_bits-1), 2^(ring_bits-1)).
+    """
+    return levels.astype(word_dtype(ring_bits))
+
+
+def from_ring(words: Words, ring_bits: int) -> NDArray[np.int64]:
+    """The signed values in [-2^(ring_bits-1), 2^(ring_bits-1)) that are `words` mod 2^ring_bits."""
+    spare = 64 - ring_bits
+    centred = words.astype(np.uint64)
+    centred <<= np.uint64(spare)
+    signed = centred.view(np.int64)
+    signed >>= spare
+    return signed
+
+
+class ErrorFeedback:
+    """What earlier rounds' quantisers dropped, kept at the tenant and added to the next round.
+
+    One round, in the contribution's own unit (weight included):
+
+    1. `apply(delta, factor)` before the upload: factor * delta + residual is what is to be sent.
+    2. `update` for each chunk as it leaves, with the levels that leave.
+
+    So each chunk's residual is what that chunk's upload lost, whoever survives the round: a delta
+    that was dropped with its tenant is never added again as a whole. `update` reads nothing that
+    it writes; a restart that recomputes a chunk writes the same residual. A chunk that never left
+    keeps its old residual.
+    """
+
+    __slots__ = ("residual",)
+
+    def __init__(self, residual: NDArray[np.float32]) -> None:
+        if residual.dtype != np.float32 or residual.ndim != 1:
+            raise UsageError("the residual is a flat float32 vector")
+        require_finite(residual)
+        self.residual = residual
+
+    @classmethod
+    def empty(cls, length: int) -> ErrorFeedback:
+        """No error yet."""
+        return cls(np.zeros(length, np.float32))
+
+    def apply(self, delta: Values, factor: float) -> None:
+        """Add residual / factor to `delta` in place, so that the factor gives the residual back."""
+        if delta.shape != self.residual.shape:
+            raise UsageError(f"the residual has {len(self.residual)} values, not {len(delta)}")
+        if not factor > 0:
+            raise UsageError("error feedback needs a factor above 0: a weight of 0 sends nothing")
+        for start in range(0, len(delta), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            delta[part] += self.residual[part] / np.float32(factor)
+
+    def update(
+        self, start: int, values: Values, factor: float, levels: Levels, quantiser: Quantiser
+    ) -> None:
+        """Set the residual of coordinates start.. to factor * values - scale * levels."""
+        sent = levels * quantiser.scale
+        np.subtract(np.multiply(values, factor, dtype=np.float64), sent, out=sent)
+        self.residual[start : start + len(values)] = sent

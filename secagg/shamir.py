@@ -1,0 +1,144 @@
+"""Shamir's secret sharing of 32-byte seeds over the prime field of p = 2^256 + 297.
+
+A polynomial of degree t - 1 carries the secret at zero; participant i holds its value at
+x = i + 1. p is the smallest prime above 2^256, so every 32-byte string is a field element and a
+share takes 33 bytes, big-endian. Any t shares give the secret, fewer say nothing about it.
+
+Source: Shamir, "How to Share a Secret" (CACM 1979); Bonawitz et al. CCS'17, section 3.1.
+
+Deliberately not here: detection of wrong shares. Each share is checked against its dealer's
+commitment before it gets here (protocol.md, steps 2 and 5). Python's integers do not run in
+constant time; nobody but the dealer itself can time `split`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from operator import mul
+from typing import TypeVar
+
+from secagg.errors import ConfigError, MalformedMessage, UsageError
+from secagg.secret import Randomness, Seed, Share
+
+PRIME = 2**256 + 297
+SHARE_BYTES = 33
+
+_FIELD_MASK = 2**257 - 1
+_SECRETS = 2**256
+
+ShareT = TypeVar("ShareT", bound=Share)
+
+
+def split(
+    secret: Seed,
+    indices: Sequence[int],
+    threshold: int,
+    kind: type[ShareT],
+    randomness: Randomness,
+) -> dict[int, ShareT]:
+    """Deal one share of `secret` to each index; any `threshold` of them rebuild it.
+
+    Raises:
+        ConfigError: an index is negative or stands twice, or the threshold is not in
+            1..len(indices).
+    """
+    points = _points(indices)
+    if not 1 <= threshold <= len(points):
+        raise ConfigError(f"a threshold of {threshold} needs 1 to {len(points)} holders' shares")
+    falling = list(_field_elements(threshold - 1, randomness))
+    constant = int.from_bytes(secret.expose())
+    return {
+        index: kind(_evaluate(falling, constant, x).to_bytes(SHARE_BYTES))
+        for index, x in zip(indices, points, strict=True)
+    }
+
+
+def parse_share(data: bytes, kind: type[ShareT]) -> ShareT:
+    """A share from a peer's bytes; zero is as valid as any other field element.
+
+    Raises:
+        MalformedMessage: not 33 bytes, or not below p.
+    """
+    if len(data) != SHARE_BYTES:
+        raise MalformedMessage(f"a share has {SHARE_BYTES} bytes, not {len(data)}")
+    if int.from_bytes(data) >= PRIME:
+        raise MalformedMessage("a share is not below the field's prime")
+    return kind(data)
+
+
+class Interpolation:
+    """Lagrange weights at zero for one set of holders, used for all secrets they open.
+
+    Raises:
+        ConfigError: no index at all, a negative one, or one that stands twice.
+    """
+
+    __slots__ = ("_weights",)
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        points = _points(indices)
+        if not points:
+            raise ConfigError("interpolation needs at least one holder")
+        # weight(x) = prod(y) / (x * prod(y - x)) over the other points y
+        product = math.prod(points) % PRIME
+        inverses = _invert_all([x * _distances(x, points) % PRIME for x in points])
+        self._weights = [product * inverse % PRIME for inverse in inverses]
+
+    def at_zero(self, shares: Sequence[Share]) -> bytes | None:
+        """The 32-byte secret behind `shares`, given in the order of the indices.
+
+        None when the value is 2^256 or more: no honest dealer shares such a value. Any other
+        value is only as right as the shares are; with fewer than t it is meaningless.
+        """
+        if len(shares) != len(self._weights):
+            raise UsageError(f"{len(self._weights)} shares are due and {len(shares)} were given")
+        values = (int.from_bytes(share.expose()) for share in shares)
+        value = sum(map(mul, self._weights, values)) % PRIME
+        return value.to_bytes(32) if value < _SECRETS else None
+
+
+def _points(indices: Sequence[int]) -> list[int]:
+    if len(set(indices)) != len(indices):
+        raise ConfigError("an index stands twice among the holders of a secret")
+    if any(index < 0 for index in indices):
+        raise ConfigError("a holder's index is negative; indices count from 0")
+    return [index + 1 for index in indices]
+
+
+def _field_elements(count: int, randomness: Randomness) -> Iterator[int]:
+    """Uniform in 0..p-1: 257 random bits, drawn again unless below p (about every second is)."""
+    while count:
+        block = randomness(2 * count * SHARE_BYTES)
+        for start in range(0, len(block), SHARE_BYTES):
+            value = int.from_bytes(block[start : start + SHARE_BYTES]) & _FIELD_MASK
+            if value < PRIME and count:
+                count -= 1
+                yield value
+
+
+def _evaluate(falling: Sequence[int], constant: int, x: int) -> int:
+    """Horner's rule, reduced once: x is small, so the running value grows slowly."""
+    value = 0
+    for coefficient in falling:
+        value = (value + coefficient) * x
+        if value.bit_length() > 1024:
+            value %= PRIME
+    return (value + constant) % PRIME
+
+
+def _distances(x: int, points: Sequence[int]) -> int:
+    return math.prod([y - x for y in points if y != x])
+
+
+def _invert_all(values: Sequence[int]) -> list[int]:
+    """Montgomery's trick: one modular inversion for all of them."""
+    before = [1]
+    for value in values:
+        before.append(before[-1] * value % PRIME)
+    inverse = pow(before[-1], -1, PRIME)
+    inverses = []
+    for value, prefix in zip(reversed(values), reversed(before[:-1]), strict=True):
+        inverses.append(inverse * prefix % PRIME)
+        inverse = inverse * value % PRIME
+    return inverses[::-1]
