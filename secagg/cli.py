@@ -1,13 +1,13 @@
-"""The `secagg` command: finds a sub-command, loads only that one, and turns errors into exit codes.
+"""The `secagg` command: finds a sub-command, loads only that one, turns errors into exit codes.
 
 Sub-commands are entry points of the group `secagg.commands`, so the core knows no node, and other
-distributions can add commands. The contract is `main(argv: list[str]) -> int`, where `argv` holds what
-follows the command's name. The value `module:function [extra]` names the extra that carries its
-dependencies.
+distributions can add commands. The contract is `main(argv: list[str]) -> int`, where `argv` holds
+what follows the command's name. The value `module:function [extra]` names the extra that carries
+its dependencies.
 
-`secagg --help` imports no command: a summary is the first line of the module's docstring, read from
-its source. This module does not configure logging, parse a command's own arguments, or catch what is
-not an error of ours: an unexpected exception is a bug and keeps its traceback.
+`secagg --help` imports no command: a summary is the first line of the module's docstring, read
+from its source. This module does not configure logging, parse a command's own arguments, or catch
+what is not an error of ours: an unexpected exception is a bug and keeps its traceback.
 
 Exit codes: 0 done; 2 wrong usage or configuration; 3 an extra is not installed; 4 a peer broke the
 protocol; 5 the round was aborted; 130 interrupted; 141 the reader of our output went away.
@@ -82,7 +82,7 @@ def summary_of(point: EntryPoint) -> str:
 
 
 def _source_of(module: str) -> Path | None:
-    # importlib.util.find_spec would import the parents; PathFinder takes their paths as an argument.
+    # importlib.util.find_spec would import the parents; PathFinder takes their paths instead.
     path: Sequence[str] | None = None
     origin: str | None = None
     parents: list[str] = []

@@ -1,0 +1,107 @@
+# secagg: `make demo` shows a round, `make test` proves it, `make help` lists the rest.
+#
+# TORCH_INDEX  where torch's CPU build comes from on Linux (default: PyTorch's own CPU index).
+#              TORCH_INDEX=none takes the ordinary registry's build; on Linux that one brings several
+#              gigabytes of CUDA packages. Elsewhere the ordinary build is the CPU build.
+# PYTHON       the interpreter to make .venv with (default: the first of those below that works).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?=
+PYTHONS = python3 python3.13 python3.12 python3.11 python3.14
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH = $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
+
+# The demonstration; each variable that is set is passed on, the command has the defaults.
+SCHEME ?=
+TENANTS ?=
+ROUNDS ?=
+KILL ?=
+SEED ?=
+OUT ?= build/demo
+DEMO_FLAGS = $(if $(TENANTS),--tenants $(TENANTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(if $(KILL),--kill $(KILL)) $(if $(SEED),--seed $(SEED)) $(if $(SCHEME),--scheme $(SCHEME)) \
+	--out $(OUT)
+
+JOBS ?= 2
+BENCH_FLAGS ?= masking --tenants 10 --length 1000000 --dropout 0 --format json
+# PyTorch starts one thread per core in every process; the tenants share the cores already.
+export OMP_NUM_THREADS ?= 1
+
+BIN = .venv/bin
+READY = .venv/.installed
+
+.PHONY: help .venv demo test test-slow lint format types contracts wheel bench protos clean distclean
+
+help: ## this list
+	@sed -n 's/^\([a-z.][a-z.-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@echo
+	@echo "  make demo SCHEME=masking TENANTS=5 ROUNDS=3 KILL=1 OUT=build/demo"
+	@echo "  make .venv PYTHON=python3.12 TORCH_INDEX=none   (see the top of the Makefile)"
+
+.venv: $(READY) ## the environment that everything else runs in
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== environment (.venv): the first time takes minutes, torch is the largest part"
+	@[ ! -x $(BIN)/python ] || $(BIN)/python -c 'import sys' 2>/dev/null || rm -rf .venv
+	@[ -x $(BIN)/python ] || { python="$$(.ci/find-python $(or $(PYTHON),$(PYTHONS)))"; \
+	  echo "== using $$("$$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"; \
+	  "$$python" -m venv .venv; }
+	@.ci/install-torch $(BIN)/python "$(TORCH)" "$(TORCH_INDEX)"
+	@echo "== the other packages, pinned by constraints.txt"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+	@echo "== .venv is ready: $$(du -sh .venv | cut -f1)"
+
+demo: $(READY) ## owner, coordinator and tenants as processes over mTLS; report in build/demo
+	@$(BIN)/secagg demo $(DEMO_FLAGS)
+
+test: $(READY) ## everything but what is marked slow
+	@$(BIN)/python -m pytest -n $(JOBS)
+
+test-slow: $(READY) ## what is marked slow
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(READY) ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY) ## let ruff fix and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(READY) ## mypy --strict on every package
+	@$(BIN)/mypy
+
+contracts: $(READY) ## who may import whom, and the other architecture tests, on the built wheel
+	@$(BIN)/python -m pytest tests/architecture
+
+wheel: $(READY) ## dist/*.whl, tried in an environment of its own with the base dependencies
+	@$(BIN)/python .ci/check_wheel.py
+
+bench: $(READY) ## side by side figures; BENCH_FLAGS for others
+	@$(BIN)/secagg bench $(BENCH_FLAGS)
+
+# grpcio-tools 1.71 writes protobuf 5.29 gencode, which loads beside protobuf 5.29 to 7; it needs
+# protobuf 5 itself, hence an environment of its own.
+protos: build/protoc/.installed ## regenerate the committed protobuf code
+	@build/protoc/bin/python -m grpc_tools.protoc -I protos \
+	  --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/secagg_wire/v1/*.proto
+	@git --no-pager diff --stat -- protos
+
+build/protoc/.installed:
+	@python="$$(.ci/find-python $(or $(PYTHON),python3.13 python3.12 python3.11 python3))"; \
+	  "$$python" -m venv build/protoc
+	@build/protoc/bin/python -m pip install --disable-pip-version-check -q 'grpcio-tools==1.71.*' \
+	  'setuptools<81'
+	@touch $@
+
+clean: ## build products and caches; keeps .venv
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and .venv
+	@rm -rf .venv
