@@ -11,6 +11,7 @@ MAY_EXPOSE = {
     "secagg/prg.py",
     "secagg/records.py",
     "secagg/shamir.py",
+    "secagg/suite.py",
 }
 
 
