@@ -85,19 +85,9 @@ wheel: $(READY) ## dist/*.whl, tried in an environment of its own with the base 
 bench: $(READY) ## side by side figures; BENCH_FLAGS for others
 	@$(BIN)/secagg bench $(BENCH_FLAGS)
 
-# grpcio-tools 1.71 writes protobuf 5.29 gencode, which loads beside protobuf 5.29 to 7; it needs
-# protobuf 5 itself, hence an environment of its own.
-protos: build/protoc/.installed ## regenerate the committed protobuf code
-	@build/protoc/bin/python -m grpc_tools.protoc -I protos \
-	  --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/secagg_wire/v1/*.proto
+protos: ## regenerate the committed protobuf code, in an environment of its own
+	@protos/generate.sh
 	@git --no-pager diff --stat -- protos
-
-build/protoc/.installed:
-	@python="$$(.ci/find-python $(or $(PYTHON),python3.13 python3.12 python3.11 python3))"; \
-	  "$$python" -m venv build/protoc
-	@build/protoc/bin/python -m pip install --disable-pip-version-check -q 'grpcio-tools==1.71.*' \
-	  'setuptools<81'
-	@touch $@
 
 clean: ## build products and caches; keeps .venv
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage
