@@ -4,8 +4,9 @@ Value i takes the bits i * bits ... (i + 1) * bits - 1 of the stream; bit b of t
 b mod 8 of byte b // 8. The last byte is filled with zero bits, and the reader insists on them.
 
 Two vectorised stages. `fold` squeezes the 64 / word_bits values of each 64-bit word together, to
-one field of 32 to 64 bits. `weave` lays these fields end to end: after 64 / gcd(field, 64) fields
-the pattern of shifts repeats, so each step of its short loop moves one field of all repetitions.
+one field of 32 to 64 bits. `weave` lays these fields end to end: after 8 / gcd(field_bits, 8)
+fields the next one starts at a byte again, so its short loop handles one place of this pattern in
+all its repetitions, by shifts and ors into (unaligned, strided) 8-byte integers.
 
 Deliberately not here: signs and scales (encoding.py), and entropy coding: masked values have none
 to save.
@@ -14,8 +15,8 @@ to save.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from secagg.prg import Words, word_dtype
 
 _Fields = NDArray[np.uint64]
 _U64 = np.dtype("<u8")
+_U8 = np.dtype("u1")
+_UInt = TypeVar("_UInt", np.uint64, np.uint8)
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -40,12 +43,10 @@ def pack(words: Words, bits: int) -> bytes:
     shape = _Shape.of(bits)
     if bits == shape.word_bits:
         return words.astype(word_dtype(bits), copy=False).tobytes()
-    room = np.zeros(shape.groups(len(words)) * shape.group_words, words.dtype)
-    room[: len(words)] = words
-    fields = room.view(_U64)
+    fields = np.zeros(shape.groups(len(words)) * shape.group_fields, _U64)
+    fields.view(word_dtype(bits))[: len(words)] = words
     _fold(fields, shape)
-    stream = _weave(fields, shape).reshape(-1).view(np.uint8)
-    return stream[: packed_size(len(words), bits)].tobytes()
+    return _weave(fields, shape)[: packed_size(len(words), bits)].tobytes()
 
 
 def unpack(data: bytes | memoryview, bits: int, count: int) -> Words:
@@ -64,9 +65,9 @@ def unpack(data: bytes | memoryview, bits: int, count: int) -> Words:
         raise MalformedMessage("the padding bits behind the last value are not zero")
     if bits == shape.word_bits:
         return np.frombuffer(data, word_dtype(bits))
-    stream = np.zeros(shape.groups(count) * shape.group_stream, _U64)
-    stream.view(np.uint8)[:size] = np.frombuffer(data, np.uint8)
-    fields = _unweave(stream.reshape(-1, shape.group_stream), shape)
+    stream = shape.stream(shape.groups(count))
+    stream[:size] = np.frombuffer(data, np.uint8)
+    fields = _unweave(stream, shape)
     _unfold(fields, shape)
     return fields.view(word_dtype(bits))[:count]
 
@@ -79,29 +80,25 @@ class _Shape:
     word_bits: int
     field_bits: int
     group_fields: int
-    """Fields after which a field starts at a 64-bit boundary of the stream again."""
-    group_stream: int
-    """64-bit words of stream that such a group takes."""
+    """Fields after which the next one starts at a byte of the stream again; 2 at least."""
 
     @classmethod
     def of(cls, bits: int) -> _Shape:
         word_bits = word_dtype(bits).itemsize * 8
         field_bits = bits * 64 // word_bits
-        common = math.gcd(field_bits, 64)
-        return cls(bits, word_bits, field_bits, 64 // common, field_bits // common)
+        return cls(bits, word_bits, field_bits, max(2, 8 // math.gcd(field_bits, 8)))
 
     @property
-    def group_words(self) -> int:
-        return self.group_fields * 64 // self.word_bits
+    def group_bytes(self) -> int:
+        return self.group_fields * self.field_bits // 8
 
     def groups(self, count: int) -> int:
-        """Groups that hold `count` values, the last one perhaps in part."""
-        return -(-count // self.group_words)
+        """Groups that hold `count` values, the last one perhaps in part; one at least."""
+        return max(1, -(-count // (self.group_fields * 64 // self.word_bits)))
 
-    def places(self) -> Iterator[tuple[int, int, int]]:
-        """Of each field of a group: its number, its first stream word, its shift in there."""
-        for field in range(self.group_fields):
-            yield field, *divmod(field * self.field_bits, 64)
+    def stream(self, groups: int) -> NDArray[np.uint8]:
+        """Room for the packed bytes, and for the last 8-byte access to reach beyond them."""
+        return np.zeros(groups * self.group_bytes + 8, np.uint8)
 
 
 def _low_halves(half_bits: int, value_bits: int) -> np.uint64:
@@ -125,7 +122,10 @@ def _fold(fields: _Fields, shape: _Shape) -> None:
 
 
 def _unfold(fields: _Fields, shape: _Shape) -> None:
+    """Spread each field's values over their words; bits above the field are dropped."""
     half, value = 32, shape.field_bits // 2
+    if shape.word_bits == 64:
+        fields &= np.uint64((1 << shape.bits) - 1)
     while half >= shape.word_bits:
         low = _low_halves(half, value)
         upper = fields << np.uint64(half - value)
@@ -135,22 +135,37 @@ def _unfold(fields: _Fields, shape: _Shape) -> None:
         half, value = half // 2, value // 2
 
 
-def _weave(fields: _Fields, shape: _Shape) -> _Fields:
-    """Lay fields of `field_bits` end to end: (groups, group_stream) uint64."""
-    columns = fields.reshape(-1, shape.group_fields)
-    stream = np.zeros((len(columns), shape.group_stream), _U64)
-    for field, word, shift in shape.places():
-        stream[:, word] |= columns[:, field] << np.uint64(shift)
-        if shift + shape.field_bits > 64:
-            stream[:, word + 1] = columns[:, field] >> np.uint64(64 - shift)
+def _weave(fields: _Fields, shape: _Shape) -> NDArray[np.uint8]:
+    """Lay fields of `field_bits` end to end."""
+    groups = len(fields) // shape.group_fields
+    stream = shape.stream(groups)
+    for number in range(shape.group_fields):
+        byte, into = divmod(number * shape.field_bits, 8)
+        field = fields[number :: shape.group_fields]
+        place = _every(stream, _U64, byte, groups, shape)
+        place |= field << np.uint64(into) if into else field
+        if into + shape.field_bits > 64:
+            ninth = _every(stream, _U8, byte + 8, groups, shape)
+            ninth |= (field >> np.uint64(64 - into)).astype(_U8)
     return stream
 
 
-def _unweave(stream: _Fields, shape: _Shape) -> _Fields:
-    columns = np.empty((len(stream), shape.group_fields), _U64)
-    for field, word, shift in shape.places():
-        columns[:, field] = stream[:, word] >> np.uint64(shift)
-        if shift + shape.field_bits > 64:
-            columns[:, field] |= stream[:, word + 1] << np.uint64(64 - shift)
-    columns &= np.uint64((1 << shape.field_bits) - 1)
-    return columns.reshape(-1)
+def _unweave(stream: NDArray[np.uint8], shape: _Shape) -> _Fields:
+    """The fields, with bits of their neighbours above them."""
+    groups = (len(stream) - 8) // shape.group_bytes
+    fields = np.empty(groups * shape.group_fields, _U64)
+    for number in range(shape.group_fields):
+        byte, into = divmod(number * shape.field_bits, 8)
+        field = fields[number :: shape.group_fields]
+        np.right_shift(_every(stream, _U64, byte, groups, shape), np.uint64(into), out=field)
+        if into + shape.field_bits > 64:
+            ninth = _every(stream, _U8, byte + 8, groups, shape)
+            field |= ninth.astype(_U64) << np.uint64(64 - into)
+    return fields
+
+
+def _every(
+    stream: NDArray[np.uint8], dtype: np.dtype[_UInt], byte: int, groups: int, shape: _Shape
+) -> NDArray[_UInt]:
+    """A view of the (mostly unaligned) integers at `byte` of every group; they do not overlap."""
+    return np.ndarray((groups,), dtype, stream.data, byte, (shape.group_bytes,))
