@@ -291,7 +291,9 @@ class UploadInputRequest(google.protobuf.message.Message):
     finish: builtins.bool
     """Set in the last piece of the upload."""
     digest: builtins.bytes
-    """With `finish`: SHA-256 of the whole upload from byte 0."""
+    """With `finish`: SHA-256 of all payloads of this call. (The whole upload stands under the signed
+    Merkle root of its commitment; a resumed call need not produce the earlier bytes again.)
+    """
     def __init__(
         self,
         *,
@@ -357,7 +359,7 @@ class QueryUploadResponse(google.protobuf.message.Message):
     committed_size: builtins.int
     """Bytes that the coordinator holds."""
     complete: builtins.bool
-    """Whether they were finished with a matching digest."""
+    """Whether they are all there and were finished with a matching digest."""
     def __init__(
         self,
         *,
