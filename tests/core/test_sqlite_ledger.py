@@ -1,0 +1,256 @@
+"""What every ledger must do, and what only a durable one can: survive SIGKILL, keep others out."""
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from secagg.errors import ConfigError, SpentInput, StaleState, UsageError
+from secagg.ledger import Act, Entry, Ledger, MemoryLedger
+from secagg.sqlite_ledger import RoundKeyFiles, SqliteLedger
+
+ME, OTHER = b"m" * 32, b"o" * 32
+FIRST, SECOND = b"1" * 32, b"2" * 32
+LEAVES = [bytes([i]) * 32 for i in range(4)]
+
+
+def entry(act: Act, message: bytes = b"message", state: bytes = b"sealed") -> Entry:
+    return Entry(act, bytes(32), message, state)
+
+
+def joined(ledger: Ledger, context: bytes = FIRST, round_number: int = 1) -> Ledger:
+    ledger.join(ME, context, round_number)
+    return ledger
+
+
+def round_numbers_rise_strictly(ledger: Ledger) -> None:
+    assert ledger.last_round(ME) == 0
+    joined(ledger, round_number=7)
+    assert ledger.last_round(ME) == 7
+    for number in (7, 6):
+        with pytest.raises(StaleState):
+            ledger.join(ME, SECOND, number)
+    ledger.join(ME, SECOND, (1 << 64) - 1)
+    assert ledger.last_round(ME) == (1 << 64) - 1
+
+
+def identities_are_apart(ledger: Ledger) -> None:
+    joined(ledger).commit(ME, FIRST, entry(Act.JOINED))
+    assert ledger.last_round(OTHER) == 0
+    assert ledger.entries(OTHER, FIRST) == ()
+    ledger.spend(ME, b"x" * 32, FIRST)
+    ledger.spend(OTHER, b"x" * 32, SECOND)
+
+
+def one_answer_stands_per_act(ledger: Ledger) -> None:
+    joined(ledger).commit(ME, FIRST, entry(Act.JOINED))
+    ledger.commit(ME, FIRST, entry(Act.JOINED))
+    with pytest.raises(StaleState):
+        ledger.commit(ME, FIRST, entry(Act.JOINED, b"another"))
+    with pytest.raises(StaleState):
+        ledger.commit(ME, FIRST, Entry(Act.JOINED, b"r" * 32, b"message"))
+    assert ledger.entries(ME, FIRST) == (entry(Act.JOINED),)
+
+
+def acts_come_in_order(ledger: Ledger) -> None:
+    joined(ledger)
+    with pytest.raises(StaleState):
+        ledger.commit(ME, FIRST, entry(Act.DEALT))
+    for act in Act:
+        ledger.commit(ME, FIRST, entry(act))
+    assert [e.act for e in ledger.entries(ME, FIRST)] == list(Act)
+
+
+def only_the_live_round_is_written(ledger: Ledger) -> None:
+    with pytest.raises(StaleState):
+        ledger.commit(ME, FIRST, entry(Act.JOINED))
+    joined(ledger).commit(ME, FIRST, entry(Act.JOINED))
+    ledger.join(ME, SECOND, 2)
+    with pytest.raises(StaleState):
+        ledger.commit(ME, FIRST, entry(Act.DEALT))
+
+
+def an_input_leaves_once(ledger: Ledger) -> None:
+    ledger.spend(ME, b"x" * 32, FIRST)
+    ledger.spend(ME, b"x" * 32, FIRST)
+    with pytest.raises(SpentInput):
+        ledger.spend(ME, b"x" * 32, SECOND)
+
+
+def leaf_hashes_never_change(ledger: Ledger) -> None:
+    ledger.record_leaves(ME, FIRST, 0, LEAVES[:2])
+    ledger.record_leaves(ME, FIRST, 1, LEAVES[1:])
+    ledger.record_leaves(ME, FIRST, 0, [])
+    with pytest.raises(StaleState):
+        ledger.record_leaves(ME, FIRST, 3, [b"another".ljust(32)])
+    with pytest.raises(StaleState):
+        ledger.record_leaves(ME, FIRST, 5, LEAVES[:1])
+    assert ledger.leaves(ME, FIRST) == tuple(LEAVES)
+    assert ledger.leaves(ME, SECOND) == ()
+
+
+def closing_erases_states_and_ends_the_round(ledger: Ledger) -> None:
+    joined(ledger).commit(ME, FIRST, entry(Act.JOINED))
+    ledger.close(ME, FIRST)
+    ledger.close(ME, FIRST)
+    assert ledger.entries(ME, FIRST) == (entry(Act.JOINED, state=b""),)
+    with pytest.raises(StaleState):
+        ledger.commit(ME, FIRST, entry(Act.DEALT))
+    assert ledger.last_round(ME) == 1
+
+
+def closing_an_old_round_leaves_the_live_one(ledger: Ledger) -> None:
+    joined(ledger)
+    ledger.join(ME, SECOND, 2)
+    ledger.close(ME, FIRST)
+    ledger.commit(ME, SECOND, entry(Act.JOINED))
+
+
+def a_refused_change_leaves_no_trace(ledger: Ledger) -> None:
+    joined(ledger, round_number=3)
+    with pytest.raises(StaleState):
+        ledger.join(ME, SECOND, 3)
+    ledger.commit(ME, FIRST, entry(Act.JOINED))
+
+
+CONFORMANCE: list[Callable[[Ledger], None]] = [
+    round_numbers_rise_strictly,
+    identities_are_apart,
+    one_answer_stands_per_act,
+    acts_come_in_order,
+    only_the_live_round_is_written,
+    an_input_leaves_once,
+    leaf_hashes_never_change,
+    closing_erases_states_and_ends_the_round,
+    closing_an_old_round_leaves_the_live_one,
+    a_refused_change_leaves_no_trace,
+]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
+    with SqliteLedger(tmp_path / "ledger.sqlite") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("claim", CONFORMANCE, ids=lambda claim: claim.__name__)
+def test_memory_ledger(claim: Callable[[Ledger], None]) -> None:
+    claim(MemoryLedger())
+
+
+@pytest.mark.parametrize("claim", CONFORMANCE, ids=lambda claim: claim.__name__)
+def test_sqlite_ledger(claim: Callable[[Ledger], None], ledger: SqliteLedger) -> None:
+    claim(ledger)
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+COMMIT_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from secagg.ledger import Entry
+from secagg.sqlite_ledger import SqliteLedger
+ledger = SqliteLedger(Path(sys.argv[1]))
+ledger.join(b"m" * 32, b"1" * 32, 1)
+ledger.commit(b"m" * 32, b"1" * 32, Entry(0, bytes(32), b"said", b"sealed"))
+ledger.spend(b"m" * 32, b"x" * 32, b"1" * 32)
+ledger.record_leaves(b"m" * 32, b"1" * 32, 0, [b"l" * 32])
+ledger._database.execute("BEGIN IMMEDIATE")
+ledger._database.execute("DELETE FROM entry")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_what_was_returned_survives_sigkill_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    assert run(COMMIT_AND_DIE, path).returncode == -signal.SIGKILL
+    with SqliteLedger(path) as ledger:
+        assert ledger.live(ME) == FIRST
+        assert ledger.entries(ME, FIRST) == (Entry(0, bytes(32), b"said", b"sealed"),)
+        assert ledger.leaves(ME, FIRST) == (b"l" * 32,)
+        with pytest.raises(SpentInput):
+            ledger.spend(ME, b"x" * 32, SECOND)
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from secagg.errors import UsageError
+from secagg.sqlite_ledger import SqliteLedger
+try:
+    SqliteLedger(Path(sys.argv[1]))
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with SqliteLedger(path):
+        assert f"in use by process {os.getpid()}" in run(OPEN, path).stdout
+        with pytest.raises(UsageError, match="in use"):
+            SqliteLedger(path)
+    assert run(OPEN, path).stdout == ""
+
+
+def test_everything_is_there_again_after_reopening(tmp_path: Path) -> None:
+    with SqliteLedger(tmp_path / "ledger.sqlite") as ledger:
+        joined(ledger).commit(ME, FIRST, entry(Act.JOINED))
+    with SqliteLedger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.entries(ME, FIRST) == (entry(Act.JOINED),)
+        assert ledger.last_round(ME) == 1
+
+
+def test_erased_states_are_gone_from_the_files(ledger: SqliteLedger, tmp_path: Path) -> None:
+    state = os.urandom(64)
+    joined(ledger).commit(ME, FIRST, entry(Act.JOINED, state=state))
+    ledger.close(ME, FIRST)
+    assert not [path for path in tmp_path.iterdir() if state in path.read_bytes()]
+
+
+def test_files_that_are_no_ledger_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        SqliteLedger(path)
+    path.unlink()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(ConfigError, match="version 99"):
+        SqliteLedger(path)
+
+
+def test_a_round_key_is_private_comes_once_and_is_overwritten(tmp_path: Path) -> None:
+    keys = RoundKeyFiles(tmp_path / "keys")
+    key = keys.create(FIRST)
+    path = tmp_path / "keys" / f"{FIRST.hex()}.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert keys.load(FIRST) == key
+    with pytest.raises(UsageError):
+        keys.create(FIRST)
+    other_name = tmp_path / "hard-link"
+    os.link(path, other_name)
+    raw = path.read_bytes()
+    keys.destroy(FIRST)
+    keys.destroy(FIRST)
+    assert keys.load(FIRST) is None
+    assert other_name.read_bytes() != raw
+
+
+def test_keys_of_forgotten_rounds_are_destroyed(tmp_path: Path) -> None:
+    keys = RoundKeyFiles(tmp_path / "keys")
+    keys.create(FIRST), keys.create(SECOND)
+    keys.destroy_all(keep=SECOND)
+    assert keys.load(FIRST) is None
+    assert keys.load(SECOND) is not None
