@@ -196,8 +196,9 @@ class ErrorFeedback:
 
     So each chunk's residual is what that chunk's upload lost, whoever survives the round: a delta
     that was dropped with its tenant is never added again as a whole. `update` reads nothing that
-    it writes; a restart that recomputes a chunk writes the same residual. A chunk that never left
-    keeps its old residual.
+    it writes, so a restart that recomputes a chunk writes the same residual, and a chunk that never
+    left keeps its old one. A host stores the new residual when the upload has ended: until then the
+    old one and the delta give the same contribution again.
     """
 
     __slots__ = ("residual",)
@@ -217,7 +218,8 @@ class ErrorFeedback:
         """Add residual / factor to `delta` in place, so that the factor gives the residual back."""
         if delta.shape != self.residual.shape:
             raise UsageError(f"the residual has {len(self.residual)} values, not {len(delta)}")
-        if not factor > 0:
+        _require_share(factor)
+        if factor == 0:
             raise UsageError("error feedback needs a factor above 0: a weight of 0 sends nothing")
         for start in range(0, len(delta), _BLOCK):
             part = slice(start, start + _BLOCK)

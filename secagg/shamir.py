@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from operator import mul
 from typing import TypeVar
 
+import numpy as np
+
 from secagg.errors import ConfigError, MalformedMessage, UsageError
 from secagg.secret import Randomness, Seed, Share
 
@@ -40,7 +42,7 @@ def split(
     """Deal one share of `secret` to each index; any `threshold` of them rebuild it.
 
     Raises:
-        ConfigError: an index is negative or stands twice, or the threshold is not in
+        ConfigError: an index is out of range or stands twice, or the threshold is not in
             1..len(indices).
     """
     points = _points(indices)
@@ -71,7 +73,7 @@ class Interpolation:
     """Lagrange weights at zero for one set of holders, used for all secrets they open.
 
     Raises:
-        ConfigError: no index at all, a negative one, or one that stands twice.
+        ConfigError: no index at all, one out of range, or one that stands twice.
     """
 
     __slots__ = ("_weights",)
@@ -82,7 +84,7 @@ class Interpolation:
             raise ConfigError("interpolation needs at least one holder")
         # weight(x) = prod(y) / (x * prod(y - x)) over the other points y
         product = math.prod(points) % PRIME
-        inverses = _invert_all([x * _distances(x, points) % PRIME for x in points])
+        inverses = _invert_all(_denominators(points))
         self._weights = [product * inverse % PRIME for inverse in inverses]
 
     def at_zero(self, shares: Sequence[Share]) -> bytes | None:
@@ -101,8 +103,8 @@ class Interpolation:
 def _points(indices: Sequence[int]) -> list[int]:
     if len(set(indices)) != len(indices):
         raise ConfigError("an index stands twice among the holders of a secret")
-    if any(index < 0 for index in indices):
-        raise ConfigError("a holder's index is negative; indices count from 0")
+    if not all(0 <= index < 1 << 32 for index in indices):
+        raise ConfigError("a holder's index is outside 0..2^32 - 1")
     return [index + 1 for index in indices]
 
 
@@ -118,17 +120,25 @@ def _field_elements(count: int, randomness: Randomness) -> Iterator[int]:
 
 
 def _evaluate(falling: Sequence[int], constant: int, x: int) -> int:
-    """Horner's rule, reduced once: x is small, so the running value grows slowly."""
+    """Horner's rule, reduced every 64 steps: x is small, so the value grows slowly."""
     value = 0
-    for coefficient in falling:
-        value = (value + coefficient) * x
-        if value.bit_length() > 1024:
-            value %= PRIME
+    for start in range(0, len(falling), 64):
+        for coefficient in falling[start : start + 64]:
+            value = (value + coefficient) * x
+        value %= PRIME
     return (value + constant) % PRIME
 
 
-def _distances(x: int, points: Sequence[int]) -> int:
-    return math.prod([y - x for y in points if y != x])
+def _denominators(points: Sequence[int]) -> list[int]:
+    """x * prod(y - x) for each point x; int64 takes as many factors at once as fit in it."""
+    x = np.array(points, np.int64)
+    factors = x[None, :] - x[:, None]  # (t, t)
+    np.fill_diagonal(factors, x)
+    together = 62 // max(points).bit_length()
+    padded = np.ones((len(points), -(-len(points) // together) * together), np.int64)
+    padded[:, : len(points)] = factors
+    products = padded.reshape(len(points), -1, together).prod(axis=2)
+    return [math.prod(row) % PRIME for row in products.tolist()]
 
 
 def _invert_all(values: Sequence[int]) -> list[int]:

@@ -1,0 +1,726 @@
+"""The aggregator of one round: collects, checks, bundles, adds up, and opens the sum once.
+
+It is trusted for liveness alone. It holds no key: what it sends are the participants' own signed
+records. Each step ends when everybody it waits for has answered, or at its deadline; whoever was
+silent is a dropout. U1, U2 and U3 are handed to the host as `Persist` before they are announced,
+so that an honest restart cannot announce another one.
+
+Memory is one accumulator of the vector's length plus O(leaf); uploads wait in the host's `Spool`
+until root, length and signature are verified.
+
+What a `Result` does not imply: that anybody but this process knows it is right. Participants who
+want to know recompute it from the transcript.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import checks, merkle
+from secagg.checks import Directory, Setting, View
+from secagg.encoding import Quantiser, from_ring
+from secagg.errors import (
+    ConfigError,
+    FaultyParticipant,
+    FaultyParticipantOrCoordinator,
+    MalformedMessage,
+    ProtocolError,
+    RoundAborted,
+    SecaggError,
+    Step,
+    TooFewSurvivors,
+    UsageError,
+)
+from secagg.identity import Roster
+from secagg.messages import (
+    BODIES,
+    Acknowledge,
+    AdvertiseKeys,
+    AgreedView,
+    DeliveredLeaf,
+    Downlink,
+    KeyDirectory,
+    Quorum,
+    ShareDelivery,
+    ShareKeys,
+    ShareKeysBody,
+    Signed,
+    SurvivorSet,
+    Survivors,
+    Unmask,
+    UploadCommitment,
+    UploadHeader,
+    decode_message,
+)
+from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
+from secagg.packing import unpack
+from secagg.participant_steps import bundle_bytes
+from secagg.plan import RoundPlan
+from secagg.prg import Words, word_dtype
+from secagg.records import encode
+from secagg.scheme import LeafPlace, leaf_places, scheme_of, upload_bytes
+from secagg.secret import Share
+from secagg.shamir import parse_share
+from secagg.transcript import TranscriptWriter
+
+_EXACT_COVER = 14
+
+
+class Spool(Protocol):
+    """Where the bytes of uploads wait. An error of `append` fails that upload and nothing else."""
+
+    def append(self, participant: str, data: bytes) -> None:
+        """Add bytes at the end of a participant's upload."""
+
+    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes]:
+        """The upload again, in pieces of the given sizes."""
+
+    def discard(self, participant: str) -> None:
+        """Forget an upload."""
+
+
+class MemorySpool:
+    """A spool for tests and simulations."""
+
+    def __init__(self) -> None:
+        self._uploads: dict[str, bytearray] = {}
+
+    def append(self, participant: str, data: bytes) -> None:
+        """See `Spool`."""
+        self._uploads.setdefault(participant, bytearray()).extend(data)
+
+    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes]:
+        """See `Spool`."""
+        view, place = memoryview(self._uploads.get(participant, bytearray())), 0
+        for size in sizes:
+            yield bytes(view[place : place + size])
+            place += size
+
+    def discard(self, participant: str) -> None:
+        """See `Spool`."""
+        self._uploads.pop(participant, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The opened sum over `survivors`.
+
+    `level_sum` is (d,) int64: the exact sum of the survivors' quantised, weighted contributions.
+    `total_weight` is the exact sum of their weights.
+    """
+
+    survivors: tuple[str, ...]
+    level_sum: NDArray[np.int64]
+    total_weight: int
+    quantiser: Quantiser
+    max_weight: int
+
+    def sum(self) -> NDArray[np.float64]:
+        """sum_i w_i x_i up to quantisation, (d,) float64."""
+        return self.quantiser.decode(self.level_sum) * self.max_weight
+
+    def mean(self) -> NDArray[np.float64]:
+        """The weighted mean sum_i w_i x_i / sum_i w_i, (d,) float64."""
+        total: NDArray[np.float64] = self.sum()
+        total /= self.total_weight
+        return total
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """One running upload: leaf hashes as bytes arrive, whatever the size of the pieces."""
+
+    places: tuple[LeafPlace, ...]
+    hashes: list[bytes] = field(default_factory=list)
+    received: int = 0
+    filled: int = 0
+    digest: hashlib._Hash = field(default_factory=lambda: hashlib.sha256(b"\0"))
+
+    def pieces(self, data: bytes) -> Iterator[tuple[LeafPlace, memoryview, bool]]:
+        """`data` cut at leaf borders: (leaf, piece, whether the piece ends the leaf)."""
+        view, number, filled = memoryview(data), len(self.hashes), self.filled
+        while view:
+            if number == len(self.places):
+                raise MalformedMessage("the upload is longer than its header", step=_UPLOAD)
+            place = self.places[number]
+            piece = view[: place.size - filled]
+            ends = filled + len(piece) == place.size
+            yield place, piece, ends
+            view = view[len(piece) :]
+            number, filled = (number + 1, 0) if ends else (number, filled + len(piece))
+
+    def take(self, data: bytes) -> None:
+        """Hash the next bytes. Nothing changes unless all of them are acceptable."""
+        pieces = list(self.pieces(data))
+        for place, piece, ends in pieces:
+            used = place.count * place.bits % 8
+            if ends and used and piece[-1] >> used:
+                raise MalformedMessage("bits after the last value are not 0", step=_UPLOAD)
+        for place, piece, ends in pieces:
+            self.digest.update(piece)
+            self.filled += len(piece)
+            if ends:
+                self.hashes.append(self.digest.digest())
+                self.digest, self.filled = hashlib.sha256(b"\0"), 0
+        self.received += len(data)
+
+
+_UPLOAD = Step.MASKED_INPUT
+
+
+class Aggregator:
+    """One round at the aggregator. `now` is any clock in seconds that does not go back.
+
+    `past_disputes` counts each tenant's unmet share deliveries in earlier rounds; they break ties
+    when one of two disputing tenants has to leave.
+    """
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        roster: Roster,
+        *,
+        spool: Spool,
+        past_disputes: Mapping[str, int] | None = None,
+    ) -> None:
+        if plan.roster_digest != roster.digest:
+            raise ConfigError("plan: it was made for another roster than the one given")
+        self.plan = plan
+        self.step = Step.ADVERTISE_KEYS
+        self.deadline = float("inf")
+        self.result: Result | None = None
+        self.disputes: dict[str, int] = dict(past_disputes or {})
+        self._setting = Setting(plan, roster)
+        self._scheme = scheme_of(plan)
+        self._spool = spool
+        self._expelled: set[int] = set()
+        self._over = False
+        self._started = False
+        self._waiting: set[int] = set(range(plan.n))
+        self._messages: dict[tuple[str, int], Signed | ShareKeys] = {}
+        self._incoming: dict[int, _Incoming] = {}
+        self._shares: dict[int, dict[int, Share]] = {}
+        self._words = [np.zeros(length, word_dtype(bits)) for length, bits in plan.vectors]
+        self._transcript = TranscriptWriter(plan, roster)
+        self._directory_message = KeyDirectory(())
+        self._directory = Directory({}, b"")
+        self._bodies: dict[int, ShareKeysBody] = {}
+        self._leaves: dict[int, ShareKeys] = {}
+        self._view = View((), b"")
+        self._survivors = Survivors(bytes(32), ())
+
+    @property
+    def transcript(self) -> bytes:
+        """The hash-chained signed messages so far (see `transcript.py`)."""
+        return self._transcript.finish()
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Tenants whose answer the running step still waits for."""
+        return tuple(self.plan.cohort[index] for index in sorted(self._waiting))
+
+    @property
+    def view(self) -> bytes:
+        """The agreed view's digest; empty before step 3."""
+        return self._view.digest
+
+    # ------------------------------------------------------------------ what the host calls
+
+    def start(self, now: float) -> list[AggregatorOutput]:
+        """Open step 0. The host offers `plan.encode()` to every member of the cohort."""
+        if self._started:
+            raise UsageError("this round was started before")
+        self._started = True
+        self._open_step(Step.ADVERTISE_KEYS, self._waiting, now)
+        return []
+
+    def receive(self, sender: str, message: bytes, now: float) -> list[AggregatorOutput]:
+        """Take a message of `sender`, the tenant id that the transport authenticated.
+
+        Raises:
+            ProtocolError: refused; this round is as it was before.
+            FaultyParticipant: refused, and `sender` is proven to have signed two messages for one
+                step. (Wrong shares are proof as well: they come back as `Excluded` with evidence,
+                and the round goes on with the others'.)
+        """
+        self._require_live()
+        parsed = decode_message(message)
+        if not isinstance(parsed, Signed | ShareKeys):
+            raise MalformedMessage("this message is for participants")
+        signed = parsed.body if isinstance(parsed, ShareKeys) else parsed
+        self._check_sender(sender, signed)
+        if self._is_repeated(signed, parsed):
+            return []
+        handler = self._handlers.get(signed.label)
+        if handler is None or (signed.label == ShareKeysBody.LABEL) != isinstance(parsed, ShareKeys):
+            raise MalformedMessage(f"{signed.label[:32]!r} is no message of a participant")
+        step = BODIES[signed.label].STEP
+        if step is not self.step or signed.sender not in self._waiting:
+            raise ProtocolError(
+                f"{signed.label} of {sender!r} comes in {self.step.label}, which does not wait for "
+                "it: it is late, early, or its sender has left the round",
+                step=step,
+            )
+        try:
+            outputs = handler(self, parsed)
+        except OSError as error:
+            # Part of the upload may be in the sum already: it cannot be told from the rest.
+            return self._abort(RoundAborted(f"the spool failed: {error}", step=self.step))
+        self._messages[signed.label, signed.sender] = parsed
+        return [*outputs, *self._close_if_complete(now)]
+
+    def absorb(self, sender: str, offset: int, piece: bytes) -> int:
+        """Take upload bytes at `offset`, which must be where the upload stands; returns where then.
+
+        Raises:
+            ProtocolError: no upload announced, another offset, too long, or stray bits.
+        """
+        incoming = self._running_upload(sender)
+        if offset != incoming.received:
+            raise ProtocolError(
+                f"upload of {sender!r}: offset {offset} given, {incoming.received} expected",
+                step=_UPLOAD,
+            )
+        list(incoming.pieces(piece))
+        self._spool.append(sender, piece)
+        incoming.take(piece)
+        return incoming.received
+
+    def committed(self, sender: str) -> int:
+        """How many bytes of this tenant's upload have been taken."""
+        return self._running_upload(sender).received
+
+    def on_deadline(self, now: float) -> list[AggregatorOutput]:
+        """Close the running step if its deadline has passed."""
+        if self._over or not self._started or now < self.deadline:
+            return []
+        silent = [
+            Excluded(name, self.step, "no answer before the deadline") for name in self.waiting
+        ]
+        self._waiting.clear()
+        return [*silent, *self._close_if_complete(now)]
+
+    def on_silence(self, participant: str, now: float) -> list[AggregatorOutput]:
+        """The host knows that this tenant is gone (its lease ended): do not wait for it."""
+        index = self.plan.index(participant)
+        if self._over or index is None or index not in self._waiting:
+            return []
+        self._waiting.discard(index)
+        return [
+            Excluded(participant, self.step, "its lease ended"),
+            *self._close_if_complete(now),
+        ]
+
+    def abort(self, reason: str) -> list[AggregatorOutput]:
+        """End the round by decision of the operator."""
+        if self._over:
+            return []
+        return self._abort(RoundAborted(f"{self.step.label}: {reason}", step=self.step))
+
+    # ------------------------------------------------------------------ one message of each type
+
+    def _on_advertise_keys(self, signed: Signed) -> list[AggregatorOutput]:
+        body = checks.verify(self._setting, signed, AdvertiseKeys)
+        checks.check_public_keys(body)
+        return []
+
+    def _on_share_keys(self, message: ShareKeys) -> list[AggregatorOutput]:
+        kinds = len(self._scheme.share_kinds)
+        body = checks.read_share_keys(
+            self._setting, self._directory, message, kinds, bundle_bytes()
+        )
+        self._bodies[message.body.sender] = body
+        self._leaves[message.body.sender] = message
+        return []
+
+    def _on_acknowledge(self, signed: Signed) -> list[AggregatorOutput]:
+        body = checks.verify(self._setting, signed, Acknowledge)
+        if body.directory_digest != self._directory.digest:
+            raise ProtocolError("acknowledges another U1 than the announced one", step=body.STEP)
+        if tuple(verdict.dealer for verdict in body.verdicts) != tuple(sorted(self._leaves)):
+            raise ProtocolError("the verdicts are not on the delivered dealers", step=body.STEP)
+        return []
+
+    def _on_upload_header(self, signed: Signed) -> list[AggregatorOutput]:
+        header = checks.verify(self._setting, signed, UploadHeader)
+        if header.view != self._view.digest:  # C14
+            raise ProtocolError("the upload is under another view", step=_UPLOAD)
+        if header.length != upload_bytes(self.plan):
+            raise ProtocolError(
+                f"the upload announces {header.length} bytes, the plan has {upload_bytes(self.plan)}",
+                step=_UPLOAD,
+            )
+        self._incoming[signed.sender] = _Incoming(leaf_places(self.plan))
+        return []
+
+    def _on_upload_commitment(self, signed: Signed) -> list[AggregatorOutput]:
+        commitment = checks.verify(self._setting, signed, UploadCommitment)
+        size = upload_bytes(self.plan)
+        checks.check_commitment(self._view.digest, commitment, size, signed.sender)
+        incoming = self._incoming.get(signed.sender)
+        received = 0 if incoming is None else incoming.received
+        if incoming is None or received != size:
+            raise ProtocolError(f"{received} of {size} bytes have arrived", step=_UPLOAD)
+        if merkle.root(incoming.hashes) != commitment.root:  # C15
+            raise ProtocolError("the upload's bytes are not those committed to", step=_UPLOAD)
+        self._fold(self.plan.cohort[signed.sender])
+        del self._incoming[signed.sender]
+        self._waiting.discard(signed.sender)
+        return []
+
+    def _on_consistency_check(self, signed: Signed) -> list[AggregatorOutput]:
+        if checks.verify(self._setting, signed, Survivors) != self._survivors:
+            raise ProtocolError("signs another U3 than the announced one", step=Survivors.STEP)
+        return []
+
+    def _on_unmask(self, signed: Signed) -> list[AggregatorOutput]:
+        body = checks.verify(self._setting, signed, Unmask)
+        try:
+            shares = self._checked_answers(signed, body)
+        except FaultyParticipant as error:
+            self._expelled.add(signed.sender)
+            return [Excluded(error.participant, Step.UNMASK, str(error), error.evidence)]
+        for dealer, share in shares.items():
+            self._shares.setdefault(dealer, {})[signed.sender] = share
+        return []
+
+    _handlers: dict[str, Callable[..., list[AggregatorOutput]]] = {
+        AdvertiseKeys.LABEL: _on_advertise_keys,
+        ShareKeysBody.LABEL: _on_share_keys,
+        Acknowledge.LABEL: _on_acknowledge,
+        UploadHeader.LABEL: _on_upload_header,
+        UploadCommitment.LABEL: _on_upload_commitment,
+        Survivors.LABEL: _on_consistency_check,
+        Unmask.LABEL: _on_unmask,
+    }
+
+    # ------------------------------------------------------------------ the ends of steps
+
+    def _close_if_complete(self, now: float) -> list[AggregatorOutput]:
+        """Close the step if nothing more is needed, and every following one that is empty."""
+        done = {key[1] for key in self._messages if key[0] == _LAST_LABEL[self.step]}
+        if self._over or not (self._waiting <= done or self._can_open()):
+            return []
+        try:
+            return self._closers[self.step](self, now)
+        except TooFewSurvivors as error:
+            return self._abort(error)
+        except ProtocolError as error:
+            return self._abort(error)
+
+    def _close_advertise_keys(self, now: float) -> list[AggregatorOutput]:
+        keys = tuple(self._signed(AdvertiseKeys.LABEL))
+        self._require_enough(len(keys))
+        directory = KeyDirectory(keys)
+        self._directory_message = directory
+        self._directory = checks.read_directory(self._setting, directory)
+        return self._announce("U1", directory, Step.SHARE_KEYS, self._directory.keys, now)
+
+    def _close_share_keys(self, now: float) -> list[AggregatorOutput]:
+        dealers = sorted(self._leaves)
+        self._require_enough(len(dealers))
+        bodies = tuple(self._leaves[dealer].body for dealer in dealers)
+        self._transcript.append(*(encode(self._leaves[dealer]) for dealer in dealers))
+        paths = {
+            dealer: merkle.paths([checks.leaf_digest(leaf) for leaf in self._leaves[dealer].leaves])
+            for dealer in dealers
+        }
+        dispatches = [
+            Dispatch(
+                self.plan.cohort[holder],
+                encode(ShareDelivery(bodies, tuple(self._delivered(dealers, holder, paths)))),
+            )
+            for holder in dealers
+        ]
+        self._open_step(Step.ACKNOWLEDGE, dealers, now)
+        return list(dispatches)
+
+    def _close_acknowledge(self, now: float) -> list[AggregatorOutput]:
+        acknowledgements = {s.sender: s.read(Acknowledge) for s in self._signed(Acknowledge.LABEL)}
+        out = self._cover(acknowledgements)
+        members = [index for index in acknowledgements if index not in out]
+        self._require_enough(len(members))
+        agreed = AgreedView(
+            tuple(s for s in self._signed(Acknowledge.LABEL) if s.sender not in out)
+        )
+        bodies = {dealer: message.body for dealer, message in self._leaves.items()}
+        self._view = checks.read_agreed_view(
+            self._setting, self._directory_message, self._directory.digest, bodies, agreed
+        )
+        excluded = [
+            Excluded(self.plan.cohort[index], Step.ACKNOWLEDGE, "an unmet share delivery")
+            for index in sorted(out)
+        ]
+        return [*excluded, *self._announce("U2", agreed, _UPLOAD, members, now)]
+
+    def _close_masked_input(self, now: float) -> list[AggregatorOutput]:
+        for index in self._incoming:
+            self._spool.discard(self.plan.cohort[index])
+        self._incoming.clear()
+        commitments = tuple(self._signed(UploadCommitment.LABEL))
+        self._require_enough(len(commitments))
+        survivors = SurvivorSet(commitments)
+        self._survivors = checks.read_survivors(
+            self._setting, self._view, survivors, upload_bytes(self.plan)
+        )
+        members = [signed.sender for signed in commitments]
+        return self._announce("U3", survivors, Step.CONSISTENCY_CHECK, members, now)
+
+    def _close_consistency_check(self, now: float) -> list[AggregatorOutput]:
+        signatures = tuple(self._signed(Survivors.LABEL))
+        if len(signatures) < self.plan.quorum:
+            raise TooFewSurvivors(len(signatures), self.plan.quorum, step=self.step)
+        quorum = Quorum(signatures)
+        signers = [signed.sender for signed in signatures]
+        return self._announce("quorum", quorum, Step.UNMASK, signers, now)
+
+    def _close_unmask(self, now: float) -> list[AggregatorOutput]:
+        if not self._can_open():
+            have = min(len(self._shares.get(dealer, ())) for dealer in self._view.members)
+            raise TooFewSurvivors(have, self.plan.share_threshold, step=Step.UNMASK)
+        answers = [s for s in self._signed(Unmask.LABEL) if s.sender not in self._expelled]
+        self._transcript.append(*map(encode, answers))
+        self.result = self._open()
+        self._over, self.deadline = True, float("inf")
+        return [Finished(self.result)]
+
+    _closers: dict[Step, Callable[..., list[AggregatorOutput]]] = {
+        Step.ADVERTISE_KEYS: _close_advertise_keys,
+        Step.SHARE_KEYS: _close_share_keys,
+        Step.ACKNOWLEDGE: _close_acknowledge,
+        Step.MASKED_INPUT: _close_masked_input,
+        Step.CONSISTENCY_CHECK: _close_consistency_check,
+        Step.UNMASK: _close_unmask,
+    }
+
+    # ------------------------------------------------------------------ inside
+
+    def _open_step(self, step: Step, waiting: Iterable[int], now: float) -> None:
+        self.step = step
+        self._waiting = set(waiting)
+        self.deadline = now + self.plan.deadlines.steps[step] / 1000
+
+    def _announce(
+        self, name: str, message: Downlink, step: Step, to: Iterable[int], now: float
+    ) -> list[AggregatorOutput]:
+        """Persist, then tell everybody who stays, and open the next step for them."""
+        data, members = encode(message), sorted(to)
+        self._transcript.append(data)
+        self._open_step(step, members, now)
+        return [
+            Persist(name, data),
+            *(Dispatch(self.plan.cohort[member], data) for member in members),
+        ]
+
+    def _abort(self, error: SecaggError) -> list[AggregatorOutput]:
+        self._over, self.deadline = True, float("inf")
+        self._shares.clear()
+        return [Aborted(error)]
+
+    def _require_enough(self, have: int) -> None:
+        if have < self.plan.least:
+            raise TooFewSurvivors(have, self.plan.least, step=self.step)
+
+    def _require_live(self) -> None:
+        if self._over or not self._started:
+            raise ProtocolError("the round is over" if self._over else "the round has not begun")
+
+    def _check_sender(self, sender: str, signed: Signed) -> None:
+        if self.plan.index(sender) is None:
+            raise ProtocolError(f"{sender!r} is not in the cohort of this round")
+        if self.plan.index(sender) != signed.sender:
+            raise ProtocolError(f"{sender!r} sent a message in another participant's name")
+
+    def _is_repeated(self, signed: Signed, parsed: Signed | ShareKeys) -> bool:
+        """The same again is nothing new; another signed one proves its sender faulty (C31)."""
+        before = self._messages.get((signed.label, signed.sender))
+        if before is None:
+            return False
+        if before == parsed:
+            return True
+        checks.verify(self._setting, signed, BODIES[signed.label])
+        first = before.body if isinstance(before, ShareKeys) else before
+        raise FaultyParticipant(
+            self.plan.cohort[signed.sender],
+            f"it signed two different {signed.label} messages in one round",
+            step=self.step,
+            evidence=(first.digest, signed.digest),
+        )
+
+    def _signed(self, label: str) -> list[Signed]:
+        """Accepted signed records with this label, in index order."""
+        found = [
+            (sender, message)
+            for (name, sender), message in self._messages.items()
+            if name == label and isinstance(message, Signed)
+        ]
+        return [message for _, message in sorted(found, key=lambda pair: pair[0])]
+
+    def _delivered(
+        self, dealers: list[int], holder: int, paths: Mapping[int, tuple[tuple[bytes, ...], ...]]
+    ) -> Iterator[DeliveredLeaf]:
+        place = self._bodies[dealers[0]].holders.index(holder)
+        for dealer in dealers:
+            if dealer != holder:
+                leaf = self._leaves[dealer].leaves[place]
+                yield DeliveredLeaf(dealer, leaf, paths[dealer][place])
+
+    def _cover(self, acknowledgements: Mapping[int, Acknowledge]) -> set[int]:
+        """The smallest set that meets every refused or missing (dealer, holder) pair."""
+        accepted = {
+            holder: {v.dealer for v in body.verdicts if v.ok and self._is_body(v.dealer, v.body_digest)}
+            for holder, body in acknowledgements.items()
+        }
+        disputes = {
+            (dealer, holder)
+            for holder in acknowledgements
+            for dealer in acknowledgements
+            if dealer not in accepted[holder]
+        }
+        for tenant in {self.plan.cohort[index] for pair in disputes for index in pair}:
+            self.disputes[tenant] = self.disputes.get(tenant, 0) + 1
+        complaints = [holder for _, holder in disputes]
+
+        def weight(index: int) -> tuple[int, int]:
+            return self.disputes.get(self.plan.cohort[index], 0), complaints.count(index)
+
+        return minimum_cover(disputes, weight)
+
+    def _is_body(self, dealer: int, digest: bytes) -> bool:
+        return dealer in self._leaves and self._leaves[dealer].body.digest == digest
+
+    def _running_upload(self, sender: str) -> _Incoming:
+        index = self.plan.index(sender)
+        incoming = None if index is None else self._incoming.get(index)
+        if incoming is None or self.step is not _UPLOAD or self._over:
+            raise ProtocolError(f"no upload of {sender!r} is announced and running", step=_UPLOAD)
+        return incoming
+
+    def _fold(self, participant: str) -> None:
+        """Add a verified upload to the sum."""
+        places = leaf_places(self.plan)
+        packed = self._spool.read(participant, (place.size for place in places))
+        for place, leaf in zip(places, packed, strict=True):
+            self._slice(place)[...] += unpack(leaf, place.bits, place.count)
+
+    def _slice(self, place: LeafPlace) -> Words:
+        return self._words[place.vector][place.start : place.start + place.count]
+
+    def _checked_answers(self, signed: Signed, body: Unmask) -> dict[int, Share]:
+        """One share for each dealer in U2, of the right kind, as its dealer committed to (C25)."""
+        name = self.plan.cohort[signed.sender]
+        survivors = self._survivor_indices
+        expected = tuple((d, self._scheme.expected_kind(d, survivors)) for d in self._view.members)
+        if body.view != self._view.digest or expected != tuple(
+            (answer.dealer, answer.kind) for answer in body.answers
+        ):
+            raise FaultyParticipant(
+                name, "it answered for other dealers or kinds than U3 asks for",
+                step=Step.UNMASK, evidence=(signed.digest,),
+            )  # fmt: skip
+        shares: dict[int, Share] = {}
+        for answer in body.answers:
+            place = self._bodies[answer.dealer].holders.index(signed.sender)
+            committed = self._leaves[answer.dealer].leaves[place].commitments[answer.kind]
+            if committed != checks.share_commitment(
+                self.plan.context, answer.kind, answer.dealer, signed.sender,
+                answer.share, answer.opening,
+            ):  # fmt: skip
+                raise FaultyParticipant(
+                    name, f"its share of participant {answer.dealer} is not the one dealt to it",
+                    step=Step.UNMASK, evidence=(signed.digest,),
+                )  # fmt: skip
+            kind = self._scheme.share_kinds[answer.kind]
+            shares[answer.dealer] = parse_share(answer.share, kind)
+        return shares
+
+    @property
+    def _survivor_indices(self) -> frozenset[int]:
+        return frozenset(survivor.index for survivor in self._survivors.members)
+
+    def _can_open(self) -> bool:
+        """t valid shares of every member of U2 are there."""
+        return self.step is Step.UNMASK and all(
+            len(self._shares.get(dealer, ())) >= self.plan.share_threshold
+            for dealer in self._view.members
+        )
+
+    def _open(self) -> Result:
+        keys = {member: self._directory.keys[member] for member in self._view.members}
+        commitments = {dealer: body.secret_commitment for dealer, body in self._bodies.items()}
+        survivors = self._survivor_indices
+        opener = self._scheme.opener(self.plan, keys, commitments, survivors, self._shares)
+        self._shares.clear()
+        for place in leaf_places(self.plan):
+            opener.open(self._slice(place), place)
+        names = tuple(self.plan.cohort[index] for index in sorted(survivors))
+        return read_sum(self.plan, names, self._words)
+
+
+_LAST_LABEL = {
+    Step.ADVERTISE_KEYS: AdvertiseKeys.LABEL,
+    Step.SHARE_KEYS: ShareKeysBody.LABEL,
+    Step.ACKNOWLEDGE: Acknowledge.LABEL,
+    Step.MASKED_INPUT: UploadCommitment.LABEL,
+    Step.CONSISTENCY_CHECK: Survivors.LABEL,
+    Step.UNMASK: Unmask.LABEL,
+}
+
+
+def read_sum(plan: RoundPlan, survivors: tuple[str, ...], words: list[Words]) -> Result:
+    """Decode opened ring words, with the guard bits as an alarm (C26).
+
+    Raises:
+        FaultyParticipantOrCoordinator: a coordinate is beyond what honest survivors can sum to.
+    """
+    levels = from_ring(words[0], plan.ring_bits)
+    weight = int(from_ring(words[1], plan.weight_ring_bits)[0])
+    bound = len(survivors) * plan.quantiser.max_level
+    beyond = int(np.count_nonzero((levels > bound) | (levels < -bound)))
+    if beyond or not len(survivors) <= weight <= len(survivors) * plan.max_weight:
+        raise FaultyParticipantOrCoordinator(
+            f"the opened sum is out of range in {beyond} of {len(levels)} coordinates "
+            f"(or in its weight): a participant used another model, layout or range; "
+            "the sum is not used",
+            step=Step.UNMASK,
+        )
+    return Result(survivors, levels, weight, plan.quantiser, plan.max_weight)
+
+
+def minimum_cover(
+    pairs: set[tuple[int, int]], weight: Callable[[int], tuple[int, int]]
+) -> set[int]:
+    """A smallest set that meets every pair: exact for few candidates, else greedy.
+
+    Among sets of one size the heavier one leaves (`weight`: more past disputes, then complaints).
+    """
+    candidates = sorted({index for pair in pairs for index in pair}, key=weight, reverse=True)
+    if len(candidates) > _EXACT_COVER:
+        return _greedy_cover(set(pairs), weight)
+    for size in range(len(candidates) + 1):
+        for chosen in combinations(candidates, size):
+            if all(dealer in chosen or holder in chosen for dealer, holder in pairs):
+                return set(chosen)
+    return set(candidates)
+
+
+def _greedy_cover(
+    pairs: set[tuple[int, int]], weight: Callable[[int], tuple[int, int]]
+) -> set[int]:
+    cover: set[int] = set()
+    while pairs:
+        degree: dict[int, int] = {}
+        for pair in pairs:
+            for index in pair:
+                degree[index] = degree.get(index, 0) + 1
+        heaviest = max(degree, key=lambda index: (degree[index], *weight(index), -index))
+        cover.add(heaviest)
+        pairs = {pair for pair in pairs if heaviest not in pair}
+    return cover

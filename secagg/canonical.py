@@ -1,0 +1,195 @@
+"""Canonical bytes: the one encoding that is hashed, signed, sent and kept.
+
+Every value has exactly one encoding, and `Reader` accepts that encoding alone: a tag first,
+big-endian integers of fixed width, length-prefixed bytes and NFC strings, floats as IEEE-754
+bits (NaN, infinities and -0.0 are refused), no maps, no optional fields, no trailing bytes.
+Protobuf's serialisation is not canonical and is never hashed (ADR 0002).
+
+This module deliberately knows no message; each type writes and reads itself with it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import unicodedata
+from typing import Self
+
+from secagg.errors import ConfigError, MalformedMessage
+
+VERSION = 1
+MAX_BLOB = 1 << 26
+_MAX_TEXT = 1 << 12
+
+
+class Writer:
+    """Appends fields; every method returns the writer, so a record is one expression."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = [bytes([VERSION])]
+
+    def u8(self, value: int) -> Self:
+        """One byte."""
+        return self._pack(">B", value)
+
+    def u16(self, value: int) -> Self:
+        """Two bytes."""
+        return self._pack(">H", value)
+
+    def u32(self, value: int) -> Self:
+        """Four bytes."""
+        return self._pack(">I", value)
+
+    def u64(self, value: int) -> Self:
+        """Eight bytes."""
+        return self._pack(">Q", value)
+
+    def flag(self, value: bool) -> Self:
+        """One byte, 0 or 1."""
+        return self.u8(int(value))
+
+    def f64(self, value: float) -> Self:
+        """IEEE-754 binary64; finite, and never -0.0."""
+        if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0):
+            raise ConfigError(f"{value!r} has no canonical encoding; floats are finite and not -0.0")
+        return self._pack(">d", value)
+
+    def fixed(self, value: bytes, length: int) -> Self:
+        """Exactly `length` bytes, without a prefix."""
+        if len(value) != length:
+            raise ConfigError(f"a field of {length} bytes was given {len(value)}")
+        self._parts.append(bytes(value))
+        return self
+
+    def blob(self, value: bytes) -> Self:
+        """Bytes behind a 32-bit length."""
+        if len(value) > MAX_BLOB:
+            raise ConfigError(f"a field of {len(value)} bytes is over the limit of {MAX_BLOB}")
+        self.u32(len(value))
+        self._parts.append(bytes(value))
+        return self
+
+    def text(self, value: str) -> Self:
+        """An NFC string as UTF-8 behind its length."""
+        if unicodedata.normalize("NFC", value) != value:
+            raise ConfigError(f"{value!r} is not NFC-normalised; normalise names before using them")
+        data = value.encode()
+        if len(data) > _MAX_TEXT:
+            raise ConfigError(f"a text of {len(data)} bytes is over the limit of {_MAX_TEXT}")
+        return self.blob(data)
+
+    def tag(self, name: str) -> Self:
+        """The record's type, or a separator between parts of it."""
+        return self.blob(name.encode("ascii"))
+
+    def finish(self) -> bytes:
+        """The canonical bytes."""
+        return b"".join(self._parts)
+
+    def _pack(self, form: str, value: float) -> Self:
+        try:
+            self._parts.append(struct.pack(form, value))
+        except struct.error as error:
+            raise ConfigError(f"{value!r} does not fit its field: {error}") from None
+        return self
+
+
+class Reader:
+    """Reads what `Writer` wrote; anything else is a `MalformedMessage` that names the place."""
+
+    __slots__ = ("_data", "_place", "_what")
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._place = 0
+        self._what = what
+        if self.u8() != VERSION:
+            raise self.error("another version of the encoding")
+
+    def error(self, reason: str) -> MalformedMessage:
+        """The error for this record, to be raised by the caller."""
+        return MalformedMessage(f"malformed {self._what} at byte {self._place}: {reason}")
+
+    def u8(self) -> int:
+        """One byte."""
+        return self._take(1)[0]
+
+    def u16(self) -> int:
+        """Two bytes."""
+        return int.from_bytes(self._take(2))
+
+    def u32(self) -> int:
+        """Four bytes."""
+        return int.from_bytes(self._take(4))
+
+    def u64(self) -> int:
+        """Eight bytes."""
+        return int.from_bytes(self._take(8))
+
+    def flag(self) -> bool:
+        """One byte, 0 or 1."""
+        value = self.u8()
+        if value > 1:
+            raise self.error("a flag is 0 or 1")
+        return value == 1
+
+    def f64(self) -> float:
+        """A finite binary64 that is not -0.0."""
+        value: float = struct.unpack(">d", self._take(8))[0]
+        if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0):
+            raise self.error("floats are finite and not -0.0")
+        return value
+
+    def fixed(self, length: int) -> bytes:
+        """Exactly `length` bytes."""
+        return self._take(length)
+
+    def blob(self, limit: int = MAX_BLOB) -> bytes:
+        """Bytes behind a 32-bit length of at most `limit`."""
+        length = self.u32()
+        if length > limit:
+            raise self.error(f"a length of {length} is over the limit of {limit}")
+        return self._take(length)
+
+    def text(self) -> str:
+        """An NFC string."""
+        data = self.blob(_MAX_TEXT)
+        try:
+            value = data.decode()
+        except UnicodeDecodeError:
+            raise self.error("text is not UTF-8") from None
+        if unicodedata.normalize("NFC", value) != value:
+            raise self.error("text is not NFC-normalised")
+        return value
+
+    def tag(self, name: str) -> None:
+        """Demand the tag `name`."""
+        if self.blob(64) != name.encode("ascii"):
+            raise self.error(f"expected {name!r} here")
+
+    def count(self, limit: int) -> int:
+        """A 32-bit number of records of at most `limit`."""
+        value = self.u32()
+        if value > limit:
+            raise self.error(f"a count of {value} is over the limit of {limit}")
+        return value
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not yet read."""
+        return len(self._data) - self._place
+
+    def end(self) -> None:
+        """Demand that nothing follows."""
+        if self._place != len(self._data):
+            raise self.error(f"{len(self._data) - self._place} trailing bytes")
+
+    def _take(self, length: int) -> bytes:
+        end = self._place + length
+        if end > len(self._data):
+            raise self.error(f"{end - len(self._data)} bytes are missing")
+        piece = self._data[self._place : end]
+        self._place = end
+        return piece

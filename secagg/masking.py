@@ -1,0 +1,176 @@
+"""Scheme `masking`: pairwise masks that cancel in the sum, and a self mask that does not.
+
+    y_i = x_i + PRG(b_i) + sum_{j > i} PRG(s_ij) - sum_{j < i} PRG(s_ij)   (mod 2^w),  j in U2
+
+Sources: Bonawitz et al. 2017, "Practical Secure Aggregation", figure 4; Bell et al. 2020, section
+4. b_i and the mask seed are Shamir-shared; for each member of U2 the aggregator is given shares of
+exactly one of them: b_i of a survivor, the mask seed of a dropout.
+
+Not here: who is a survivor (`checks.py`) and what may be released when (`participant_steps.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from secagg import shamir, suite
+from secagg.checks import secret_commitment
+from secagg.errors import FaultyParticipant, Step
+from secagg.messages import AdvertiseKeys, Answer
+from secagg.plan import RoundPlan
+from secagg.prg import Keystream, Words, add_masks, new_scratch, stream_key
+from secagg.scheme import LeafPlace, Opened, ProtectionSecrets, RoundSecrets
+from secagg.secret import (
+    MaskKeyShare,
+    MaskSeed,
+    PairwiseSeed,
+    Randomness,
+    Seed,
+    SelfMaskSeed,
+    SelfMaskShare,
+    Share,
+)
+from secagg.suite import Peer
+
+SELF_MASK, MASK_KEY = 0, 1
+_LABEL = "secagg/1 masking"
+
+
+class MaskStreams:
+    """The keystreams of one vector set, added with their signs. Serves protecting and opening."""
+
+    __slots__ = ("_minus", "_plus", "_scratch")
+
+    def __init__(self, plan: RoundPlan, plus: Iterable[Seed], minus: Iterable[Seed]) -> None:
+        self._plus = [_streams(plan, seed) for seed in plus]
+        self._minus = [_streams(plan, seed) for seed in minus]
+        self._scratch = new_scratch()
+
+    def protect(self, words: Words, place: LeafPlace) -> None:
+        """Add the masks of `place` to `words`, in place."""
+        plus = [streams[place.vector] for streams in self._plus]
+        minus = [streams[place.vector] for streams in self._minus]
+        add_masks(words, place.chunk, plus, minus, self._scratch)
+
+    open = protect
+
+
+class Masking:
+    """See `secagg.scheme.Scheme`."""
+
+    share_kinds: ClassVar[Sequence[type[Share]]] = (SelfMaskShare, MaskKeyShare)
+
+    def deal(
+        self, secrets: RoundSecrets, holders: Sequence[int], threshold: int, randomness: Randomness
+    ) -> dict[int, tuple[Share, ...]]:
+        """t-of-k shares of the self-mask seed and of the mask seed."""
+        self_mask = shamir.split(secrets.self_mask, holders, threshold, SelfMaskShare, randomness)
+        mask = shamir.split(secrets.mask, holders, threshold, MaskKeyShare, randomness)
+        return {holder: (self_mask[holder], mask[holder]) for holder in holders}
+
+    def secret_commitment(self, plan: RoundPlan, index: int, secrets: RoundSecrets) -> bytes:
+        """Commits to b_i; the mask seed is committed to by the advertised mask key."""
+        return secret_commitment(plan.context, index, secrets.self_mask.expose())
+
+    def protector(
+        self,
+        plan: RoundPlan,
+        index: int,
+        secrets: ProtectionSecrets,
+        keys: Mapping[int, AdvertiseKeys],
+    ) -> MaskStreams:
+        """The masks of participant `index` among the members of U2."""
+        above, below = _pairwise(plan, index, secrets.mask, keys, [j for j in keys if j != index])
+        return MaskStreams(plan, [secrets.self_mask, *above], below)
+
+    def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
+        """Self-mask shares of survivors, mask-key shares of dropouts (C22)."""
+        return SELF_MASK if dealer in survivors else MASK_KEY
+
+    def answers(
+        self, members: Iterable[int], survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
+    ) -> tuple[Answer, ...]:
+        """One share for each dealer in U2, of the one kind that may be released."""
+        kinds = {dealer: self.expected_kind(dealer, survivors) for dealer in members}
+        return tuple(
+            Answer(dealer, kind, held[dealer][kind].share.expose(), held[dealer][kind].opening)
+            for dealer, kind in kinds.items()
+        )
+
+    def opener(
+        self,
+        plan: RoundPlan,
+        keys: Mapping[int, AdvertiseKeys],
+        commitments: Mapping[int, bytes],
+        survivors: frozenset[int],
+        shares: Mapping[int, Mapping[int, Share]],
+    ) -> MaskStreams:
+        """Rebuild every seed and return what removes the masks that did not cancel."""
+        plus: list[Seed] = []
+        minus: list[Seed] = []
+        weights = _Interpolations()
+        for dealer in sorted(survivors):
+            seed = weights.rebuild(dealer, shares[dealer], plan.share_threshold)
+            if secret_commitment(plan.context, dealer, seed) != commitments[dealer]:
+                raise _wrong_dealing(plan, dealer)
+            minus.append(SelfMaskSeed(seed))
+        for dropout in sorted(keys.keys() - survivors):
+            mask = MaskSeed(weights.rebuild(dropout, shares[dropout], plan.share_threshold))
+            if suite.mask_public_key(mask) != keys[dropout].mask_key:
+                raise _wrong_dealing(plan, dropout)
+            # What the dropout would have added to cancel the survivors' masks.
+            above, below = _pairwise(plan, dropout, mask, keys, sorted(survivors))
+            plus += above
+            minus += below
+        return MaskStreams(plan, plus, minus)
+
+
+class _Interpolations:
+    """Lagrange weights, kept while the responders stay the same (C23)."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[int, ...], shamir.Interpolation] | None = None
+
+    def rebuild(self, dealer: int, shares: Mapping[int, Share], threshold: int) -> bytes:
+        holders = tuple(sorted(shares)[:threshold])
+        if self._last is None or self._last[0] != holders:
+            self._last = (holders, shamir.Interpolation(holders))
+        secret = self._last[1].at_zero([shares[holder] for holder in holders])
+        return bytes(32) if secret is None else secret
+
+
+def _streams(plan: RoundPlan, seed: Seed) -> tuple[Keystream, ...]:
+    purpose = "pairwise_mask" if isinstance(seed, PairwiseSeed) else "self_mask"
+    return tuple(
+        Keystream(
+            stream_key(seed, label=_LABEL, context=plan.context, purpose=purpose, vector=vector)
+        )
+        for vector in range(len(plan.vectors))
+    )
+
+
+def _pairwise(
+    plan: RoundPlan,
+    index: int,
+    mask: MaskSeed,
+    keys: Mapping[int, AdvertiseKeys],
+    others: Iterable[int],
+) -> tuple[list[PairwiseSeed], list[PairwiseSeed]]:
+    """Pairwise seeds of `index` with larger and with smaller indices."""
+    mine = Peer(index, keys[index])
+    above: list[PairwiseSeed] = []
+    below: list[PairwiseSeed] = []
+    for other in others:
+        seed = suite.pairwise_seed(plan.context, mine, Peer(other, keys[other]), mask)
+        (above if other > index else below).append(seed)
+    return above, below
+
+
+def _wrong_dealing(plan: RoundPlan, dealer: int) -> FaultyParticipant:
+    """C24: every share matched the dealer's own commitment, so only the dealer can be wrong."""
+    return FaultyParticipant(
+        plan.cohort[dealer],
+        "its shares, each as it committed to them, rebuild another secret than it committed to",
+        step=Step.UNMASK,
+    )

@@ -1,0 +1,278 @@
+"""The messages of a round: what is said, by whom, in which step.
+
+Participants send `Signed` records (and `ShareKeys`, whose leaves hang under a signed Merkle root).
+The aggregator has no key of its own: what it sends back are those same signed records, bundled,
+so that it can only withhold, never invent. Field order is wire order (see `records.py`).
+
+    step                participant sends                 aggregator returns
+    advertise_keys      AdvertiseKeys                     KeyDirectory        U1
+    share_keys          ShareKeysBody + Leaf per holder   ShareDelivery       bodies, own leaves
+    acknowledge         Acknowledge                       AgreedView          U2
+    masked_input        UploadHeader, chunks,
+                        UploadCommitment                  SurvivorSet         U3
+    consistency_check   Survivors                         Quorum
+    unmask              Unmask                            (the sum)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar, cast, get_args
+
+from secagg.errors import MalformedMessage, Step
+from secagg.identity import Identity, sha256
+from secagg.plan import RoundPlan
+from secagg.records import U8, U32, U64, Digest, Key32, ShareValue, Signature, decode, encode
+
+
+@dataclass(frozen=True, slots=True)
+class AdvertiseKeys:
+    """Step 0: fresh public keys. The KEM fields are empty in suite `x25519`."""
+
+    channel_key: Key32
+    mask_key: Key32
+    channel_kem: bytes = b""
+    mask_kem: bytes = b""
+
+    STEP: ClassVar[Step] = Step.ADVERTISE_KEYS
+    LABEL: ClassVar[str] = "advertise_keys"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """Step 1: what one dealer hands one holder, under the dealer's Merkle root.
+
+    `commitments` has one entry per share kind, in the scheme's order. `sealed` is empty in the
+    dealer's own leaf (it keeps its own share). `pad_box` and `pad_commitment` belong to hybrid
+    suites and are empty in `x25519`.
+    """
+
+    holder: U32
+    encapsulation: bytes
+    sealed: bytes
+    commitments: tuple[Digest, ...]
+    pad_box: bytes = b""
+    pad_commitment: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareKeysBody:
+    """Step 1: the signed part. `secret_commitment` commits to the dealer's self-mask seed."""
+
+    holders: tuple[U32, ...]
+    secret_commitment: Digest
+    leaves_root: Digest
+
+    STEP: ClassVar[Step] = Step.SHARE_KEYS
+    LABEL: ClassVar[str] = "share_keys"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Step 2: one dealer as its holder saw it; `ok = False` is a complaint, not a proof."""
+
+    dealer: U32
+    body_digest: Digest
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Step 2: the holder's verdict on every dealer, in index order."""
+
+    directory_digest: Digest
+    verdicts: tuple[Verdict, ...]
+
+    STEP: ClassVar[Step] = Step.ACKNOWLEDGE
+    LABEL: ClassVar[str] = "acknowledge"
+
+
+@dataclass(frozen=True, slots=True)
+class UploadHeader:
+    """Step 3: announces an upload of `length` packed bytes under a view."""
+
+    view: Digest
+    length: U64
+
+    STEP: ClassVar[Step] = Step.MASKED_INPUT
+    LABEL: ClassVar[str] = "upload_header"
+
+
+@dataclass(frozen=True, slots=True)
+class UploadCommitment:
+    """Step 3: ends an upload; `root` is the Merkle root (RFC 6962) over its leaves."""
+
+    view: Digest
+    root: Digest
+    length: U64
+
+    STEP: ClassVar[Step] = Step.MASKED_INPUT
+    LABEL: ClassVar[str] = "upload_commitment"
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """One member of U3 and the root of its upload."""
+
+    index: U32
+    root: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Survivors:
+    """Step 4: the one U3 that this participant will help to open."""
+
+    view: Digest
+    members: tuple[Survivor, ...]
+
+    STEP: ClassVar[Step] = Step.CONSISTENCY_CHECK
+    LABEL: ClassVar[str] = "consistency_check"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Step 5: one opened share. `kind` is its position in the scheme's share kinds."""
+
+    dealer: U32
+    kind: U8
+    share: ShareValue
+    opening: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Unmask:
+    """Step 5: exactly one kind of share for each dealer in U2."""
+
+    view: Digest
+    answers: tuple[Answer, ...]
+
+    STEP: ClassVar[Step] = Step.UNMASK
+    LABEL: ClassVar[str] = "unmask"
+
+
+Body = (
+    AdvertiseKeys
+    | ShareKeysBody
+    | Acknowledge
+    | UploadHeader
+    | UploadCommitment
+    | Survivors
+    | Unmask
+)
+BODIES: dict[str, type[Body]] = {kind.LABEL: kind for kind in get_args(Body)}
+_B = TypeVar("_B", bound=Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A body under its sender's Ed25519 signature; `sender` is the index in the cohort."""
+
+    label: str
+    sender: U32
+    body: bytes
+    signature: Signature
+
+    @classmethod
+    def create(cls, plan: RoundPlan, identity: Identity, body: Body) -> Signed:
+        """Sign `body` for this plan."""
+        data = encode(body)
+        signature = identity.sign(plan.suite, body.LABEL, plan.context, data)
+        return cls(body.LABEL, cast(int, plan.index(identity.tenant)), data, signature)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the whole record, signature included."""
+        return sha256(encode(self))
+
+    def read(self, kind: type[_B]) -> _B:
+        """The body, which must be of type `kind`."""
+        if self.label != kind.LABEL:
+            raise MalformedMessage(f"expected {kind.LABEL}, got {self.label[:32]!r}", step=kind.STEP)
+        return decode(kind, self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareKeys:
+    """Step 1, as sent: the signed body and its leaves, in the order of its holders."""
+
+    body: Signed
+    leaves: tuple[Leaf, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDirectory:
+    """U1: everybody's signed keys, in index order."""
+
+    keys: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredLeaf:
+    """One dealer's leaf for the receiving holder, with its Merkle path."""
+
+    dealer: U32
+    leaf: Leaf
+    path: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShareDelivery:
+    """Every dealer's signed body, and the receiving holder's own leaves."""
+
+    bodies: tuple[Signed, ...]
+    leaves: tuple[DeliveredLeaf, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgreedView:
+    """U2: the signed acknowledgements of those who stay, in index order."""
+
+    acknowledgements: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorSet:
+    """U3: the signed upload commitments, in index order."""
+
+    commitments: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """Signatures of members of U3 over one and the same `Survivors`."""
+
+    signatures: tuple[Signed, ...]
+
+
+Uplink = Signed | ShareKeys
+Downlink = KeyDirectory | ShareDelivery | AgreedView | SurvivorSet | Quorum
+_MESSAGES: dict[bytes, type[Uplink] | type[Downlink]] = {
+    kind.__name__.encode(): kind for kind in (*get_args(Uplink), *get_args(Downlink))
+}
+
+
+def decode_message(data: bytes) -> Uplink | Downlink:
+    """The message in `data`, of whichever type its tag says.
+
+    Raises:
+        MalformedMessage: not exactly one message in canonical bytes.
+    """
+    kind = _MESSAGES.get(data[5 : 5 + int.from_bytes(data[1:5])]) if len(data) > 5 else None
+    if kind is None:
+        raise MalformedMessage("these bytes are no message of secagg/1")
+    return decode(kind, data)
+
+
+def downlink_step(message: Downlink) -> Step:
+    """The step that this downlink message ends."""
+    match message:
+        case KeyDirectory():
+            return Step.ADVERTISE_KEYS
+        case ShareDelivery():
+            return Step.SHARE_KEYS
+        case AgreedView():
+            return Step.ACKNOWLEDGE
+        case SurvivorSet():
+            return Step.MASKED_INPUT
+        case Quorum():
+            return Step.CONSISTENCY_CHECK

@@ -1,0 +1,280 @@
+"""The round plan: one frozen value that fixes everything the parties must agree on.
+
+`context = SHA-256(canonical(plan))` enters every signature, key derivation, AEAD and expansion of
+the round: a message of another round, model or layout does not verify, and tenants that were
+shown different plans produce masks that do not cancel (protocol.md, "Before a round").
+
+A plan is checked twice: here, that it can work at all (`ConfigError`), and in `policy.py`, that
+this participant is willing to take part in it (`PolicyRefused`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, TypeVar, get_args
+
+from secagg.canonical import Reader, Writer
+from secagg.encoding import Quantiser, ring_bits_needed
+from secagg.errors import ConfigError, MalformedMessage
+from secagg.identity import Roster, sha256
+from secagg.layout import Layout
+
+Scheme = Literal["masking"]
+Suite = Literal["x25519"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+SUITES: tuple[Suite, ...] = get_args(Suite)
+MAX_COHORT = 1 << 14
+MIN_SURVIVORS = 3
+GUARD_BITS = 4
+_MAX_LENGTH = 1 << 36
+_Name = TypeVar("_Name", bound=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each step may take, in milliseconds from its own beginning."""
+
+    advertise_keys_ms: int = 600_000
+    share_keys_ms: int = 60_000
+    acknowledge_ms: int = 60_000
+    masked_input_ms: int = 600_000
+    consistency_check_ms: int = 60_000
+    unmask_ms: int = 60_000
+
+    def __post_init__(self) -> None:
+        if any(not 0 < value < 1 << 32 for value in self.steps):
+            raise ConfigError("plan: every deadline is between 1 ms and 2^32 ms")
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The six deadlines in step order, in milliseconds."""
+        return (
+            self.advertise_keys_ms, self.share_keys_ms, self.acknowledge_ms,
+            self.masked_input_ms, self.consistency_check_ms, self.unmask_ms,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NoNoise:
+    """No differential privacy: the sum itself is exact, and says what a sum says."""
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Everything that one round depends on; two plans that differ in anything are two rounds.
+
+    `cohort` is U0, sorted; a participant's index is its position in it. `quorum` and the default
+    thresholds follow from `n` and `max_colluders` (f): q = floor((n + f) / 2) + 1.
+    """
+
+    roster_digest: bytes
+    round_number: int
+    cohort: tuple[str, ...]
+    model_digest: bytes
+    layout: Layout
+    quantiser: Quantiser
+    max_colluders: int
+    share_threshold: int
+    min_survivors: int
+    ring_bits: int
+    max_weight: int = 1
+    weight_ring_bits: int = 8
+    guard_bits: int = GUARD_BITS
+    scheme: Scheme = "masking"
+    suite: Suite = "x25519"
+    committee: tuple[str, ...] = ()
+    rotation_seed: bytes = b""
+    noise: NoNoise = NoNoise()
+    deadlines: Deadlines = Deadlines()
+
+    @classmethod
+    def create(
+        cls,
+        roster: Roster,
+        *,
+        round_number: int,
+        layout: Layout,
+        quantiser: Quantiser,
+        model_digest: bytes,
+        cohort: tuple[str, ...] | None = None,
+        max_colluders: int | None = None,
+        share_threshold: int | None = None,
+        min_survivors: int | None = None,
+        max_weight: int = 1,
+        deadlines: Deadlines | None = None,
+    ) -> RoundPlan:
+        """A plan with protocol.md's defaults: f = floor((n - 1) / 3), t = q, U3 >= max(q, f + 2, 3).
+
+        Raises:
+            ConfigError: no honest participant could accept such a plan; the message says why.
+        """
+        names = tuple(sorted(cohort if cohort is not None else (m.tenant for m in roster.members)))
+        if strangers := [name for name in names if name not in roster]:
+            raise ConfigError(f"plan: {strangers[:5]} are not in the roster; enrol them first")
+        n = len(names)
+        f = (n - 1) // 3 if max_colluders is None else max_colluders
+        q = quorum(n, f)
+        return cls(
+            roster_digest=roster.digest,
+            round_number=round_number,
+            cohort=names,
+            model_digest=model_digest,
+            layout=layout,
+            quantiser=quantiser,
+            max_colluders=f,
+            share_threshold=q if share_threshold is None else share_threshold,
+            min_survivors=max(q, f + 2, MIN_SURVIVORS) if min_survivors is None else min_survivors,
+            ring_bits=max(8, ring_bits_needed(quantiser.value_bits, n, GUARD_BITS)),
+            max_weight=max_weight,
+            weight_ring_bits=max(8, ring_bits_needed(max_weight.bit_length() + 1, n, GUARD_BITS)),
+            committee=roster.committee,
+            deadlines=deadlines or Deadlines(),
+        )
+
+    def __post_init__(self) -> None:
+        for clause, holds, cure in _clauses(self):
+            if not holds:
+                raise ConfigError(f"plan: {clause}; {cure}")
+
+    @property
+    def n(self) -> int:
+        """|U0|, the size of the cohort."""
+        return len(self.cohort)
+
+    @property
+    def share_count(self) -> int:
+        """k: on the complete graph every participant holds a share of every other's secrets."""
+        return self.n
+
+    @property
+    def quorum(self) -> int:
+        """q = floor((n + f) / 2) + 1: two quorums share an honest participant."""
+        return quorum(self.n, self.max_colluders)
+
+    @property
+    def least(self) -> int:
+        """The smallest |U1|, |U2| and |U3| with which the round may go on."""
+        return max(self.quorum, self.min_survivors)
+
+    @property
+    def vectors(self) -> tuple[tuple[int, int], ...]:
+        """(length, ring width in bits) of each protected vector: the delta, then the weight."""
+        return ((self.layout.size, self.ring_bits), (1, self.weight_ring_bits))
+
+    @cached_property
+    def context(self) -> bytes:
+        """SHA-256 of the canonical bytes (32 bytes)."""
+        return sha256(self.encode())
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.cohort)}
+
+    def index(self, tenant: str) -> int | None:
+        """The participant's index, or None for a stranger."""
+        return self._index.get(tenant)
+
+    def next_round(self, round_number: int, **changes: object) -> RoundPlan:
+        """This plan for a later round."""
+        return replace(self, round_number=round_number, **changes)  # type: ignore[arg-type]
+
+    def encode(self) -> bytes:
+        """Canonical bytes."""
+        w = Writer().tag("plan").tag(self.suite).tag(self.scheme)
+        w.fixed(self.roster_digest, 32).u64(self.round_number)
+        w.u32(self.n)
+        for tenant in self.cohort:
+            w.text(tenant)
+        w.u32(self.max_colluders).u32(self.share_count).u32(self.share_threshold)
+        w.u32(self.quorum).u32(self.min_survivors)
+        w.u32(len(self.committee))
+        for tenant in self.committee:
+            w.text(tenant)
+        w.fixed(self.model_digest, 32)
+        self.layout.write(w)
+        w.f64(self.quantiser.clip).u8(self.quantiser.value_bits).blob(self.rotation_seed)
+        w.u64(self.max_weight).u8(self.weight_ring_bits).u8(self.ring_bits).u8(self.guard_bits)
+        w.tag("no noise")
+        for deadline in self.deadlines.steps:
+            w.u32(deadline)
+        return w.finish()
+
+    @classmethod
+    def decode(cls, data: bytes) -> RoundPlan:
+        """Inverse of `encode`.
+
+        Raises:
+            MalformedMessage: not a plan's canonical bytes, or a plan that cannot work.
+        """
+        try:
+            return _read_plan(Reader(data, "plan"))
+        except ConfigError as error:
+            raise MalformedMessage(f"malformed plan: {error}") from None
+
+
+def quorum(n: int, f: int) -> int:
+    """q = floor((n + f) / 2) + 1: any two sets of q among n share more than f members."""
+    return (n + f) // 2 + 1
+
+
+def _clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
+    """(what must hold, whether it does, the cure) for every clause of a workable plan."""
+    n, f, t = plan.n, plan.max_colluders, plan.share_threshold
+    value_room = ring_bits_needed(plan.quantiser.value_bits, max(n, 1), plan.guard_bits)
+    weight_room = ring_bits_needed(plan.max_weight.bit_length() + 1, max(n, 1), plan.guard_bits)
+    return (
+        ("the roster and model digests are SHA-256", len(plan.roster_digest) == len(plan.model_digest) == 32, "give 32 bytes each"),
+        (f"the suite is one of {SUITES}", plan.suite in SUITES, "choose a suite that is built"),
+        (f"the scheme is one of {SCHEMES}", plan.scheme in SCHEMES, "choose a scheme that is built"),
+        ("the round number has 64 bits and is not 0", 0 < plan.round_number < 1 << 64, "count rounds from 1"),
+        ("the cohort is sorted and unique", list(plan.cohort) == sorted(set(plan.cohort)), "sort it"),
+        (f"the cohort has 3 to {MAX_COHORT} participants", 3 <= n <= MAX_COHORT, "a sum over fewer hides nothing"),
+        ("0 <= f", f >= 0, "colluders are counted from 0"),
+        (f"t = {t} is at most n = {n}", 0 < t <= n, "lower the threshold"),
+        (f"t = {t} is above f = {f}", t > f, "colluders alone could open; raise the threshold"),
+        (f"2t = {2 * t} is above n + f = {n + f}", 2 * t > n + f, "raise the threshold"),
+        (f"min_survivors = {plan.min_survivors} is at least f + 2 = {f + 2}", plan.min_survivors >= f + 2, "raise it"),
+        (f"the quorum {plan.quorum} and min_survivors {plan.min_survivors} fit in n = {n}", plan.least <= n, "lower f or enlarge the cohort"),
+        (f"guard_bits = {plan.guard_bits} is at least {GUARD_BITS}", plan.guard_bits >= GUARD_BITS, "raise it"),
+        (f"ring_bits = {plan.ring_bits} is 8 to 64 and holds {value_room} bits", max(8, value_room) <= plan.ring_bits <= 64, "widen the ring or lower value_bits"),
+        ("max_weight is 1 to 2^40", 0 < plan.max_weight <= 1 << 40, "cap the weights"),
+        (f"weight_ring_bits = {plan.weight_ring_bits} is 8 to 64 and holds {weight_room} bits", max(8, weight_room) <= plan.weight_ring_bits <= 64, "widen it"),
+        (f"the vector has at most {_MAX_LENGTH} coordinates", plan.layout.size <= _MAX_LENGTH, "split it"),
+        ("the rotation seed is empty or 32 bytes", len(plan.rotation_seed) in (0, 32), "mend it"),
+    )  # fmt: skip
+
+
+def _read_plan(reader: Reader) -> RoundPlan:
+    reader.tag("plan")
+    suite = _one_of(reader, SUITES)
+    scheme = _one_of(reader, SCHEMES)
+    roster_digest, round_number = reader.fixed(32), reader.u64()
+    cohort = tuple(reader.text() for _ in range(reader.count(MAX_COHORT)))
+    f, k, t, q, least = (reader.u32() for _ in range(5))
+    committee = tuple(reader.text() for _ in range(reader.count(MAX_COHORT)))
+    model_digest, layout = reader.fixed(32), Layout.read(reader)
+    quantiser, rotation_seed = Quantiser(reader.f64(), reader.u8()), reader.blob(32)
+    max_weight, weight_ring_bits = reader.u64(), reader.u8()
+    ring_bits, guard_bits = reader.u8(), reader.u8()
+    reader.tag("no noise")
+    deadlines = Deadlines(*(reader.u32() for _ in range(6)))
+    reader.end()
+    plan = RoundPlan(
+        roster_digest=roster_digest, round_number=round_number, cohort=cohort,
+        model_digest=model_digest, layout=layout, quantiser=quantiser, max_colluders=f,
+        share_threshold=t, min_survivors=least, ring_bits=ring_bits, max_weight=max_weight,
+        weight_ring_bits=weight_ring_bits, guard_bits=guard_bits, scheme=scheme, suite=suite,
+        committee=committee, rotation_seed=rotation_seed, deadlines=deadlines,
+    )  # fmt: skip
+    if (k, q) != (plan.share_count, plan.quorum):
+        raise reader.error("share_count or quorum do not follow from the cohort and f")
+    return plan
+
+
+def _one_of(reader: Reader, allowed: tuple[_Name, ...]) -> _Name:
+    data = reader.blob(64)
+    for name in allowed:
+        if data == name.encode():
+            return name
+    raise reader.error(f"expected one of {allowed}")

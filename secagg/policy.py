@@ -1,0 +1,71 @@
+"""What this participant is willing to take part in, whatever the coordinator proposes.
+
+The plan comes from the other side of the trust boundary, so every clause is checked inside the
+tenant's walls before any key is made (protocol.md, "The participant checks the plan against its
+own policy"). A refusal names its clause; nothing has been sent by then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secagg.errors import PolicyRefused
+from secagg.plan import MIN_SURVIVORS, RoundPlan, Scheme, Suite
+
+MAX_ROUND_JUMP = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The least and the most that a plan may ask of this participant.
+
+    `roster_digest` pins the roster. `max_colluders` is how many other tenants may help a cheating
+    coordinator without anything leaking (f); a plan that assumes fewer is refused.
+    `model_digests` empty means that any model is allowed (then the model is not pinned).
+    """
+
+    roster_digest: bytes
+    max_colluders: int = 1
+    min_survivors: int = MIN_SURVIVORS
+    min_cohort: int = 3
+    min_threshold: int = 2
+    schemes: tuple[Scheme, ...] = ("masking",)
+    suites: tuple[Suite, ...] = ("x25519",)
+    model_digests: frozenset[bytes] = frozenset()
+    layout_digests: frozenset[bytes] = frozenset()
+    max_clip: float = float("inf")
+    max_weight: int = 1 << 40
+    max_length: int = 1 << 36
+
+    def check(self, plan: RoundPlan, tenant: str, last_round: int) -> None:
+        """Refuse a plan that this policy does not allow. `last_round` is the ledger's highest.
+
+        Raises:
+            PolicyRefused: names the first clause that does not hold.
+        """
+        for clause, holds, reason in self._clauses(plan, tenant, last_round):
+            if not holds:
+                raise PolicyRefused(clause, reason)
+
+    def _clauses(
+        self, plan: RoundPlan, tenant: str, last_round: int
+    ) -> tuple[tuple[str, bool, str], ...]:
+        need = max(plan.max_colluders + 2, self.min_survivors)
+        jump = plan.round_number - last_round
+        return (
+            ("roster_digest", plan.roster_digest == self.roster_digest, "another roster than the pinned one; accept the new roster first"),
+            ("cohort", plan.index(tenant) is not None, f"{tenant!r} is not in the cohort"),
+            ("suites", plan.suite in self.suites, f"suite {plan.suite!r} is not allowed here"),
+            ("schemes", plan.scheme in self.schemes, f"scheme {plan.scheme!r} is not allowed here"),
+            ("max_colluders", plan.max_colluders >= self.max_colluders, f"it assumes at most {plan.max_colluders} colluders, this policy {self.max_colluders}"),
+            ("min_survivors", plan.min_survivors >= need, f"it opens over {plan.min_survivors} survivors, this policy needs {need}"),
+            ("min_cohort", plan.n >= self.min_cohort, f"a cohort of {plan.n} is below {self.min_cohort}"),
+            ("min_threshold", plan.share_threshold >= self.min_threshold, f"a threshold of {plan.share_threshold} is below {self.min_threshold}"),
+            ("model_digests", not self.model_digests or plan.model_digest in self.model_digests, "the model is none of the pinned ones"),
+            ("layout_digests", not self.layout_digests or plan.layout.digest in self.layout_digests, "the tensor layout is none of the pinned ones"),
+            ("max_clip", plan.quantiser.clip <= self.max_clip, f"a clip of {plan.quantiser.clip} is above {self.max_clip}"),
+            ("max_weight", plan.max_weight <= self.max_weight, f"a weight cap of {plan.max_weight} is above {self.max_weight}"),
+            ("max_length", plan.layout.size <= self.max_length, f"{plan.layout.size} coordinates are more than {self.max_length}"),
+            ("round_number", jump > 0, f"round {plan.round_number} is not after round {last_round}"),
+            ("round_jump", jump <= MAX_ROUND_JUMP, f"round {plan.round_number} jumps by more than 2^32"),
+        )  # fmt: skip

@@ -1,0 +1,148 @@
+"""What a scheme supplies to the one state machine: what is shared, how a vector is protected, how
+the sum is opened. Everything else (keys, views, survivors, ledger, blame) is the machine's.
+
+`masking` is built; a scheme with other secrets (one-time CKKS keys) implements the same protocol
+and is added to `scheme_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from secagg.messages import AdvertiseKeys, Answer
+from secagg.packing import packed_size
+from secagg.plan import RoundPlan
+from secagg.prg import Words, chunk_coordinates
+from secagg.secret import ChannelSeed, MaskSeed, Randomness, SelfMaskSeed, Share
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSecrets:
+    """One participant's secrets of one round, drawn fresh and independently."""
+
+    channel: ChannelSeed
+    mask: MaskSeed
+    self_mask: SelfMaskSeed
+
+    @classmethod
+    def draw(cls, randomness: Randomness) -> RoundSecrets:
+        """Fresh secrets."""
+        return cls(
+            ChannelSeed.draw(randomness), MaskSeed.draw(randomness), SelfMaskSeed.draw(randomness)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionSecrets:
+    """What protecting a vector still needs once the shares are dealt."""
+
+    mask: MaskSeed
+    self_mask: SelfMaskSeed
+
+
+class Opened(NamedTuple):
+    """A share with the random opening of its commitment."""
+
+    share: Share
+    opening: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeafPlace:
+    """Which coordinates one upload leaf holds: one PRG chunk of one vector."""
+
+    vector: int
+    chunk: int
+    start: int
+    count: int
+    bits: int
+    size: int
+
+
+@lru_cache(maxsize=8)
+def leaf_places(plan: RoundPlan) -> tuple[LeafPlace, ...]:
+    """The upload's leaves, in order: vector after vector, chunk after chunk."""
+    return tuple(
+        LeafPlace(vector, start // step, start, count, bits, packed_size(count, bits))
+        for vector, (length, bits) in enumerate(plan.vectors)
+        for step in (chunk_coordinates(bits),)
+        for start in range(0, length, step)
+        for count in (min(step, length - start),)
+    )
+
+
+def upload_bytes(plan: RoundPlan) -> int:
+    """Packed length of one upload."""
+    return sum(place.size for place in leaf_places(plan))
+
+
+class Protector(Protocol):
+    """Protects one participant's words in place, leaf by leaf, in any order."""
+
+    def protect(self, words: Words, place: LeafPlace) -> None:
+        """Turn plaintext ring words into what may leave."""
+
+
+class Opener(Protocol):
+    """Takes protection off a sum of uploads, leaf by leaf, in any order."""
+
+    def open(self, words: Words, place: LeafPlace) -> None:
+        """Turn the summed words into the plaintext sum, modulo the ring."""
+
+
+class Scheme(Protocol):
+    """See the module's docstring."""
+
+    share_kinds: Sequence[type[Share]]
+
+    def deal(
+        self, secrets: RoundSecrets, holders: Sequence[int], threshold: int, randomness: Randomness
+    ) -> dict[int, tuple[Share, ...]]:
+        """One share of each kind for each holder."""
+
+    def secret_commitment(self, plan: RoundPlan, index: int, secrets: RoundSecrets) -> bytes:
+        """What the dealer's signed body commits to (32 bytes)."""
+
+    def protector(
+        self,
+        plan: RoundPlan,
+        index: int,
+        secrets: ProtectionSecrets,
+        keys: Mapping[int, AdvertiseKeys],
+    ) -> Protector:
+        """`keys` are those of the members of U2, this participant's own among them."""
+
+    def answers(
+        self, members: Iterable[int], survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
+    ) -> tuple[Answer, ...]:
+        """What is released for each dealer in U2: one kind of share, never two."""
+
+    def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
+        """The one kind of share that may be released for a dealer."""
+
+    def opener(
+        self,
+        plan: RoundPlan,
+        keys: Mapping[int, AdvertiseKeys],
+        commitments: Mapping[int, bytes],
+        survivors: frozenset[int],
+        shares: Mapping[int, Mapping[int, Share]],
+    ) -> Opener:
+        """From t valid shares of each dealer (by holder): what takes the protection off.
+
+        Raises:
+            FaultyParticipant: valid shares rebuild something else than the dealer committed to.
+        """
+
+
+def scheme_of(plan: RoundPlan) -> Scheme:
+    """The scheme that the plan names."""
+    from secagg.masking import Masking
+
+    match plan.scheme:
+        case "masking":
+            return Masking()
+

@@ -1,0 +1,108 @@
+"""One participant's upload: encode, protect and pack, one leaf at a time.
+
+    float input -> (w / max_weight) * x, clipped -> stochastic rounding -> ring -> masks -> bits
+
+Memory beyond the input is O(leaf). Every leaf can be recomputed on its own, and gives the same
+bytes as long as input, rounding seed and masks are the same, so a broken connection resumes at any
+byte. The weight travels as a second vector of one coordinate, masked like the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.encoding import Levels, RoundingStream, Values, require_finite, to_ring
+from secagg.errors import UsageError
+from secagg.packing import pack
+from secagg.plan import RoundPlan
+from secagg.scheme import LeafPlace, Protector, leaf_places
+from secagg.secret import RoundingSeed
+
+_BLOCK = 1 << 20
+
+
+def input_digest(plan: RoundPlan, vector: Values, weight: int) -> bytes:
+    """SHA-256 of an input, after checking that the plan has room for it.
+
+    Raises:
+        UsageError: another shape or dtype, values that are not finite, a weight out of range.
+    """
+    if vector.ndim != 1 or vector.dtype not in (np.float32, np.float64):
+        raise UsageError("an input is a flat float32 or float64 vector; flatten it by the layout")
+    if len(vector) != plan.layout.size:
+        raise UsageError(f"the input has {len(vector)} values and the layout {plan.layout.size}")
+    if not 0 < weight <= plan.max_weight:
+        raise UsageError(f"a weight of {weight} is outside 1 to {plan.max_weight}; cap it")
+    require_finite(vector)
+    digest = hashlib.sha256(b"%s %d " % (vector.dtype.str.encode(), weight))
+    for start in range(0, len(vector), _BLOCK):
+        digest.update(np.ascontiguousarray(vector[start : start + _BLOCK]).data)
+    return digest.digest()
+
+
+class Upload:
+    """The leaves of one upload; `vector` is read as they are made and never copied."""
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        vector: Values,
+        weight: int,
+        rounding: RoundingSeed,
+        protector: Protector,
+    ) -> None:
+        self._plan = plan
+        self._vector = vector
+        self._weight = weight
+        self._rounding = RoundingStream(rounding, plan.context, vector=0)
+        self._protector = protector
+        self.places = leaf_places(plan)
+
+    def leaf(self, number: int) -> bytes:
+        """The packed, protected bytes of one leaf."""
+        place = self.places[number]
+        words = to_ring(self.levels(place), place.bits)
+        self._protector.protect(words, place)
+        return pack(words, place.bits)
+
+    def levels(self, place: LeafPlace) -> Levels:
+        """The integers that one leaf hides."""
+        if place.vector == 1:
+            return np.array([self._weight], np.int64)
+        return self._plan.quantiser.levels(
+            self._values(place), self.factor, self._rounding.words(place.chunk, place.count)
+        )
+
+    @property
+    def factor(self) -> float:
+        """Weight before quantisation: w / max_weight."""
+        return self._weight / self._plan.max_weight
+
+    @property
+    def saturated(self) -> int:
+        """How many coordinates the clip cuts: known to this participant alone."""
+        return self._plan.quantiser.saturated(self._vector, self.factor)
+
+    def encoded_levels(self) -> NDArray[np.int64]:
+        """All levels of vector 0, (d,) int64: the plaintext that the sum adds up. Local only."""
+        out = np.empty(self._plan.layout.size, np.int64)
+        for place in self._data_places():
+            out[place.start : place.start + place.count] = self.levels(place)
+        return out
+
+    def write_residual(self, out: NDArray[np.float32]) -> None:
+        """contribution - what was sent, into `out` (d,) float32, for error feedback."""
+        scale = self._plan.quantiser.scale
+        for place in self._data_places():
+            sent = self.levels(place) * scale
+            out[place.start : place.start + place.count] = self._values(place) * self.factor - sent
+
+    def _values(self, place: LeafPlace) -> Values:
+        return self._vector[place.start : place.start + place.count]
+
+    def _data_places(self) -> Iterator[LeafPlace]:
+        return (place for place in self.places if place.vector == 0)
