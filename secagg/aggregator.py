@@ -250,8 +250,10 @@ class Aggregator:
                 step. (Wrong shares are proof as well: they come back as `Excluded` with evidence,
                 and the round goes on with the others'.)
         """
-        self._require_live()
         parsed = decode_message(message)
+        if self.result is not None:
+            return []  # an answer that came after enough others had come
+        self._require_live()
         if not isinstance(parsed, Signed | ShareKeys):
             raise MalformedMessage("this message is for participants")
         signed = parsed.body if isinstance(parsed, ShareKeys) else parsed
