@@ -18,12 +18,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import checks, merkle
+from secagg import checks, merkle, suite
 from secagg.checks import Directory, Setting, View
 from secagg.encoding import Quantiser, from_ring
 from secagg.errors import (
@@ -52,8 +52,8 @@ from secagg.messages import (
     ShareKeys,
     ShareKeysBody,
     Signed,
-    SurvivorSet,
     Survivors,
+    SurvivorSet,
     Unmask,
     UploadCommitment,
     UploadHeader,
@@ -143,33 +143,36 @@ class _Incoming:
     filled: int = 0
     digest: hashlib._Hash = field(default_factory=lambda: hashlib.sha256(b"\0"))
 
-    def pieces(self, data: bytes) -> Iterator[tuple[LeafPlace, memoryview, bool]]:
-        """`data` cut at leaf borders: (leaf, piece, whether the piece ends the leaf)."""
-        view, number, filled = memoryview(data), len(self.hashes), self.filled
-        while view:
+    def check(self, data: bytes) -> list[tuple[memoryview, bool]]:
+        """`data` cut at leaf borders: (piece, whether it ends its leaf). Changes nothing (C17).
+
+        Raises:
+            MalformedMessage: too long, or bits are set after a vector's last value.
+        """
+        pieces: list[tuple[memoryview, bool]] = []
+        rest, number, filled = memoryview(data), len(self.hashes), self.filled
+        while rest:
             if number == len(self.places):
                 raise MalformedMessage("the upload is longer than its header", step=_UPLOAD)
             place = self.places[number]
-            piece = view[: place.size - filled]
+            piece, rest = rest[: place.size - filled], rest[place.size - filled :]
             ends = filled + len(piece) == place.size
-            yield place, piece, ends
-            view = view[len(piece) :]
-            number, filled = (number + 1, 0) if ends else (number, filled + len(piece))
-
-    def take(self, data: bytes) -> None:
-        """Hash the next bytes. Nothing changes unless all of them are acceptable."""
-        pieces = list(self.pieces(data))
-        for place, piece, ends in pieces:
             used = place.count * place.bits % 8
             if ends and used and piece[-1] >> used:
                 raise MalformedMessage("bits after the last value are not 0", step=_UPLOAD)
-        for place, piece, ends in pieces:
+            pieces.append((piece, ends))
+            number, filled = (number + 1, 0) if ends else (number, filled + len(piece))
+        return pieces
+
+    def take(self, pieces: list[tuple[memoryview, bool]]) -> None:
+        """Hash pieces that `check` has cut."""
+        for piece, ends in pieces:
             self.digest.update(piece)
+            self.received += len(piece)
             self.filled += len(piece)
             if ends:
                 self.hashes.append(self.digest.digest())
                 self.digest, self.filled = hashlib.sha256(b"\0"), 0
-        self.received += len(data)
 
 
 _UPLOAD = Step.MASKED_INPUT
@@ -261,7 +264,9 @@ class Aggregator:
         if self._is_repeated(signed, parsed):
             return []
         handler = self._handlers.get(signed.label)
-        if handler is None or (signed.label == ShareKeysBody.LABEL) != isinstance(parsed, ShareKeys):
+        if handler is None or (signed.label == ShareKeysBody.LABEL) != isinstance(
+            parsed, ShareKeys
+        ):
             raise MalformedMessage(f"{signed.label[:32]!r} is no message of a participant")
         step = BODIES[signed.label].STEP
         if step is not self.step or signed.sender not in self._waiting:
@@ -290,9 +295,9 @@ class Aggregator:
                 f"upload of {sender!r}: offset {offset} given, {incoming.received} expected",
                 step=_UPLOAD,
             )
-        list(incoming.pieces(piece))
+        pieces = incoming.check(piece)
         self._spool.append(sender, piece)
-        incoming.take(piece)
+        incoming.take(pieces)
         return incoming.received
 
     def committed(self, sender: str) -> int:
@@ -330,7 +335,7 @@ class Aggregator:
 
     def _on_advertise_keys(self, signed: Signed) -> list[AggregatorOutput]:
         body = checks.verify(self._setting, signed, AdvertiseKeys)
-        checks.check_public_keys(body)
+        suite.check_public_keys(body)
         return []
 
     def _on_share_keys(self, message: ShareKeys) -> list[AggregatorOutput]:
@@ -352,12 +357,12 @@ class Aggregator:
 
     def _on_upload_header(self, signed: Signed) -> list[AggregatorOutput]:
         header = checks.verify(self._setting, signed, UploadHeader)
-        if header.view != self._view.digest:  # C14
+        if header.view != self._view.digest:  # C16
             raise ProtocolError("the upload is under another view", step=_UPLOAD)
-        if header.length != upload_bytes(self.plan):
+        size = upload_bytes(self.plan)
+        if header.length != size:
             raise ProtocolError(
-                f"the upload announces {header.length} bytes, the plan has {upload_bytes(self.plan)}",
-                step=_UPLOAD,
+                f"the upload announces {header.length} bytes, the plan has {size}", step=_UPLOAD
             )
         self._incoming[signed.sender] = _Incoming(leaf_places(self.plan))
         return []
@@ -370,7 +375,7 @@ class Aggregator:
         received = 0 if incoming is None else incoming.received
         if incoming is None or received != size:
             raise ProtocolError(f"{received} of {size} bytes have arrived", step=_UPLOAD)
-        if merkle.root(incoming.hashes) != commitment.root:  # C15
+        if merkle.root(incoming.hashes) != commitment.root:  # C17
             raise ProtocolError("the upload's bytes are not those committed to", step=_UPLOAD)
         self._fold(self.plan.cohort[signed.sender])
         del self._incoming[signed.sender]
@@ -393,7 +398,7 @@ class Aggregator:
             self._shares.setdefault(dealer, {})[signed.sender] = share
         return []
 
-    _handlers: dict[str, Callable[..., list[AggregatorOutput]]] = {
+    _handlers: ClassVar[Mapping[str, Callable[..., list[AggregatorOutput]]]] = {
         AdvertiseKeys.LABEL: _on_advertise_keys,
         ShareKeysBody.LABEL: _on_share_keys,
         Acknowledge.LABEL: _on_acknowledge,
@@ -493,7 +498,7 @@ class Aggregator:
         self._over, self.deadline = True, float("inf")
         return [Finished(self.result)]
 
-    _closers: dict[Step, Callable[..., list[AggregatorOutput]]] = {
+    _closers: ClassVar[Mapping[Step, Callable[..., list[AggregatorOutput]]]] = {
         Step.ADVERTISE_KEYS: _close_advertise_keys,
         Step.SHARE_KEYS: _close_share_keys,
         Step.ACKNOWLEDGE: _close_acknowledge,
@@ -535,13 +540,14 @@ class Aggregator:
             raise ProtocolError("the round is over" if self._over else "the round has not begun")
 
     def _check_sender(self, sender: str, signed: Signed) -> None:
+        """Whoever the transport authenticated speaks in its own name (C02)."""
         if self.plan.index(sender) is None:
             raise ProtocolError(f"{sender!r} is not in the cohort of this round")
         if self.plan.index(sender) != signed.sender:
             raise ProtocolError(f"{sender!r} sent a message in another participant's name")
 
     def _is_repeated(self, signed: Signed, parsed: Signed | ShareKeys) -> bool:
-        """The same again is nothing new; another signed one proves its sender faulty (C31)."""
+        """The same again is nothing new; another signed one proves its sender faulty (C35)."""
         before = self._messages.get((signed.label, signed.sender))
         if before is None:
             return False
@@ -577,7 +583,9 @@ class Aggregator:
     def _cover(self, acknowledgements: Mapping[int, Acknowledge]) -> set[int]:
         """The smallest set that meets every refused or missing (dealer, holder) pair."""
         accepted = {
-            holder: {v.dealer for v in body.verdicts if v.ok and self._is_body(v.dealer, v.body_digest)}
+            holder: {
+                v.dealer for v in body.verdicts if v.ok and self._is_body(v.dealer, v.body_digest)
+            }
             for holder, body in acknowledgements.items()
         }
         disputes = {
@@ -677,7 +685,7 @@ _LAST_LABEL = {
 
 
 def read_sum(plan: RoundPlan, survivors: tuple[str, ...], words: list[Words]) -> Result:
-    """Decode opened ring words, with the guard bits as an alarm (C26).
+    """Decode opened ring words, with the guard bits as an alarm (C27).
 
     Raises:
         FaultyParticipantOrCoordinator: a coordinate is beyond what honest survivors can sum to.

@@ -53,7 +53,9 @@ class Writer:
     def f64(self, value: float) -> Self:
         """IEEE-754 binary64; finite, and never -0.0."""
         if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0):
-            raise ConfigError(f"{value!r} has no canonical encoding; floats are finite and not -0.0")
+            raise ConfigError(
+                f"{value!r} has no canonical encoding; floats are finite and not -0.0"
+            )
         return self._pack(">d", value)
 
     def fixed(self, value: bytes, length: int) -> Self:

@@ -19,17 +19,17 @@ from secagg.messages import (
     AdvertiseKeys,
     AgreedView,
     Body,
+    BodyT,
     KeyDirectory,
     Leaf,
     Quorum,
     ShareKeys,
     ShareKeysBody,
     Signed,
-    SurvivorSet,
     Survivor,
     Survivors,
+    SurvivorSet,
     UploadCommitment,
-    _B,
 )
 from secagg.plan import RoundPlan
 from secagg.records import encode
@@ -58,8 +58,8 @@ class Directory(NamedTuple):
     digest: bytes
 
 
-def verify(setting: Setting, signed: Signed, kind: type[_B]) -> _B:
-    """The body of `signed`, if a member of the cohort signed it in this round (C01, C02)."""
+def verify(setting: Setting, signed: Signed, kind: type[BodyT]) -> BodyT:
+    """The body of `signed`, if a member of the cohort signed it in this round (C02, C03)."""
     plan = setting.plan
     if signed.sender >= plan.n:
         raise MalformedMessage(
@@ -76,9 +76,9 @@ def verify(setting: Setting, signed: Signed, kind: type[_B]) -> _B:
     return body
 
 
-def verify_all(setting: Setting, records: Iterable[Signed], kind: type[_B]) -> dict[int, _B]:
-    """Bodies by sender; senders must rise strictly (C03: unique and in index order)."""
-    bodies: dict[int, _B] = {}
+def verify_all(setting: Setting, records: Iterable[Signed], kind: type[BodyT]) -> dict[int, BodyT]:
+    """Bodies by sender; senders must rise strictly (C04: unique and in index order)."""
+    bodies: dict[int, BodyT] = {}
     last = -1
     for signed in records:
         if signed.sender <= last:
@@ -99,7 +99,7 @@ def require_size(setting: Setting, have: int, kind: type[Body], name: str) -> No
 
 
 def read_directory(setting: Setting, directory: KeyDirectory) -> Directory:
-    """U1: signed, unique, in order, large enough, every key sound (C01 to C06)."""
+    """U1: signed, unique, in order, large enough, every key sound (C02 to C06)."""
     keys = verify_all(setting, directory.keys, AdvertiseKeys)
     require_size(setting, len(keys), AdvertiseKeys, "U1")
     for advertised in keys.values():
@@ -113,7 +113,7 @@ def read_directory(setting: Setting, directory: KeyDirectory) -> Directory:
 def read_share_keys(
     setting: Setting, directory: Directory, message: ShareKeys, kinds: int, sealed_bytes: int
 ) -> ShareKeysBody:
-    """A dealer's body and all its leaves, as the aggregator sees them (C07)."""
+    """A dealer's body and all its leaves, as the aggregator sees them (C08, C09)."""
     body = verify(setting, message.body, ShareKeysBody)
     check_dealing(directory, body)
     if tuple(leaf.holder for leaf in message.leaves) != body.holders:
@@ -127,13 +127,13 @@ def read_share_keys(
 
 
 def check_dealing(directory: Directory, body: ShareKeysBody) -> None:
-    """On the complete graph a dealer deals to all of U1, itself included (C07)."""
+    """On the complete graph a dealer deals to all of U1, itself included (C08)."""
     if body.holders != tuple(directory.keys):
         raise ProtocolError("the holders are not U1", step=ShareKeysBody.STEP)
 
 
 def check_leaf(leaf: Leaf, kinds: int, sealed_bytes: int) -> None:
-    """A leaf has the one size that the scheme gives it (C08)."""
+    """A leaf has the one size that the scheme gives it (C09)."""
     sealed = sealed_bytes + TAG_BYTES if sealed_bytes else 0
     if (
         len(leaf.commitments) != kinds
@@ -151,7 +151,7 @@ def leaf_digest(leaf: Leaf) -> bytes:
 
 
 def check_path(body: ShareKeysBody, leaf: Leaf, path: Sequence[bytes], holder: int) -> None:
-    """The leaf is this holder's and hangs under the dealer's signed root (C08)."""
+    """The leaf is this holder's and hangs under the dealer's signed root (C09)."""
     place = body.holders.index(holder)
     digest = leaf_digest(leaf)
     if leaf.holder != holder or not merkle.verify_path(
@@ -188,24 +188,24 @@ def read_agreed_view(
     bodies: Mapping[int, Signed],
     agreed: AgreedView,
 ) -> View:
-    """U2: every member acknowledged every member's body, all over one U1 (C10 to C12)."""
+    """U2: every member acknowledged every member's body, all over one U1 (C12 to C14)."""
     acknowledgements = verify_all(setting, agreed.acknowledgements, Acknowledge)
     members = tuple(acknowledgements)
     require_size(setting, len(members), Acknowledge, "U2")
     if not set(members) <= set(bodies):
-        raise ProtocolError("U2 has a member that dealt no shares", step=Acknowledge.STEP)  # C10
+        raise ProtocolError("U2 has a member that dealt no shares", step=Acknowledge.STEP)  # C12
     digests = {member: bodies[member].digest for member in members}
     for holder, acknowledgement in acknowledgements.items():
         if acknowledgement.directory_digest != directory_digest:
             raise ProtocolError(
                 f"participant {holder} was shown another U1", step=Acknowledge.STEP
-            )  # C11
+            )  # C13
         accepted = {v.dealer: v.body_digest for v in acknowledgement.verdicts if v.ok}
         if any(accepted.get(dealer) != digest for dealer, digest in digests.items()):
             raise ProtocolError(
                 f"participant {holder} has not acknowledged every member of U2",
                 step=Acknowledge.STEP,
-            )  # C12
+            )  # C14
     return View(members, view_digest(setting, directory, bodies, agreed))
 
 
@@ -224,25 +224,25 @@ def view_digest(
 
 
 def read_survivors(setting: Setting, view: View, survivors: SurvivorSet, size: int) -> Survivors:
-    """U3: signed, same view, inside U2, large enough to open (C15 to C18)."""
+    """U3: signed, same view, inside U2, large enough to open (C18 to C21)."""
     commitments = verify_all(setting, survivors.commitments, UploadCommitment)
     for sender, commitment in commitments.items():
         check_commitment(view.digest, commitment, size, sender)
     if not set(commitments) <= set(view.members):
-        raise ProtocolError("a survivor is outside U2", step=UploadCommitment.STEP)  # C16
-    require_size(setting, len(commitments), UploadCommitment, "U3")  # C17
+        raise ProtocolError("a survivor is outside U2", step=UploadCommitment.STEP)  # C19
+    require_size(setting, len(commitments), UploadCommitment, "U3")  # C20
     if len(commitments) < setting.plan.share_threshold:
         raise ProtocolError(
             f"{len(commitments)} survivors hold fewer shares than the threshold of "
             f"{setting.plan.share_threshold}",
             step=UploadCommitment.STEP,
-        )  # C18: on the complete graph every member of U3 holds a share of every member of U2
+        )  # C21: on the complete graph every member of U3 holds a share of every member of U2
     members = tuple(Survivor(index, one.root) for index, one in commitments.items())
     return Survivors(view.digest, members)
 
 
 def check_commitment(view: bytes, commitment: UploadCommitment, size: int, sender: int) -> None:
-    """An upload commitment names this view and the plan's length (C15)."""
+    """An upload commitment names this view and the plan's length (C18)."""
     if commitment.view != view:
         raise ProtocolError(
             f"participant {sender} uploaded under another view", step=UploadCommitment.STEP
@@ -255,7 +255,7 @@ def check_commitment(view: bytes, commitment: UploadCommitment, size: int, sende
 
 
 def read_quorum(setting: Setting, expected: Survivors, quorum: Quorum) -> tuple[int, ...]:
-    """q signatures of members of U3 over this very U3 (C20); returns the signers."""
+    """q signatures of members of U3 over this very U3 (C23); returns the signers."""
     signatures = verify_all(setting, quorum.signatures, Survivors)
     members = {survivor.index for survivor in expected.members}
     if not set(signatures) <= members:

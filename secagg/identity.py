@@ -86,7 +86,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One line of the roster. `proof` is the member's own signature over its line."""
+    """One line of the roster. `proof` is the member's own signature over its line (C38)."""
 
     tenant: str
     public_key: bytes

@@ -32,7 +32,9 @@ class TensorSpec:
         if not self.name:
             raise ConfigError("layout: a tensor has an empty name; give every tensor its name")
         if self.dtype not in _DTYPES:
-            raise ConfigError(f"layout: {self.name}: dtype {self.dtype!r} is none of {sorted(_DTYPES)}")
+            raise ConfigError(
+                f"layout: {self.name}: dtype {self.dtype!r} is none of {sorted(_DTYPES)}"
+            )
         if len(self.shape) > _MAX_RANK or any(not 0 < side < 1 << 40 for side in self.shape):
             raise ConfigError(
                 f"layout: {self.name}: shape {self.shape} needs positive sides and at most "
@@ -53,7 +55,9 @@ class Layout:
 
     def __post_init__(self) -> None:
         if not 0 < len(self.tensors) <= _MAX_TENSORS:
-            raise ConfigError(f"layout: {len(self.tensors)} tensors; 1 to {_MAX_TENSORS} are possible")
+            raise ConfigError(
+                f"layout: {len(self.tensors)} tensors; 1 to {_MAX_TENSORS} are possible"
+            )
         seen: set[str] = set()
         for spec in self.tensors:
             if spec.name in seen:
@@ -104,5 +108,8 @@ def explain_difference(ours: Layout, theirs: Layout) -> str:
     extra = sorted(other.keys() - mine.keys())
     changed = sorted(n for n in mine.keys() & other.keys() if mine[n] != other[n])
     parts = [f"missing {missing[:5]}"] * bool(missing) + [f"unexpected {extra[:5]}"] * bool(extra)
-    parts += [f"{n}: {mine[n].shape} {mine[n].dtype} here, {other[n].shape} {other[n].dtype} there" for n in changed[:5]]
+    parts += [
+        f"{n}: {mine[n].shape} {mine[n].dtype} here, {other[n].shape} {other[n].dtype} there"
+        for n in changed[:5]
+    ]
     return "; ".join(parts) or "the same tensors in another order"

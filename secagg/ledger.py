@@ -3,7 +3,7 @@
 Pure steps cannot stop a caller from replaying an old state: two processes, a killed one, a restored
 backup. The ledger can. It is durable, exclusive to one process and compare-and-set; a `Participant`
 writes each answer into it before it hands the answer out, so that per (identity, context, act)
-there is one answer at most, ever (protocol.md, "Ledger"; checks C26 to C30).
+there is one answer at most, ever (protocol.md, "Ledger"; checks C30 to C35).
 
 `MemoryLedger` is for tests and simulations: it forgets with its process. Nodes use
 `secagg.sqlite_ledger.SqliteLedger`; other hosts implement the `Ledger` protocol and run
@@ -96,7 +96,7 @@ class Ledger(Protocol):
 
 
 def check_join(last_round: int, round_number: int) -> None:
-    """Round numbers rise strictly, whatever the session (C26)."""
+    """Round numbers rise strictly, whatever the session (C30)."""
     if round_number <= last_round:
         raise StaleState(
             f"round {round_number} is not after round {last_round}, which this identity has joined"
@@ -104,7 +104,7 @@ def check_join(last_round: int, round_number: int) -> None:
 
 
 def check_entry(standing: Sequence[Entry], live: bool, entry: Entry) -> bool:
-    """Whether `entry` is new and may be appended to `standing` (C28).
+    """Whether `entry` is new and may be appended to `standing` (C32).
 
     False means that the same answer stands there already.
     """
@@ -117,13 +117,13 @@ def check_entry(standing: Sequence[Entry], live: bool, entry: Entry) -> bool:
         )
     if not live or entry.act > len(standing):
         raise StaleState(
-            f"act {Act(entry.act).name} cannot be recorded: its round is not live, or one is missing"
+            f"act {Act(entry.act).name} cannot be recorded: the round is not live or one is missing"
         )
     return True
 
 
 def check_leaves(standing: Sequence[bytes], first: int, hashes: Sequence[bytes]) -> list[bytes]:
-    """The hashes that are new; old ones must be the same (C30)."""
+    """The hashes that are new; old ones must be the same (C34)."""
     if first > len(standing):
         raise StaleState("leaf hashes before these are missing")
     old = list(standing[first : first + len(hashes)])
@@ -206,7 +206,7 @@ class MemoryLedger:
 
 
 def check_spent(spent_under: bytes, context: bytes) -> None:
-    """An input leaves in one round only (C27)."""
+    """An input leaves in one round only (C31)."""
     if spent_under != context:
         raise SpentInput(
             "this input has left in an earlier round, which counts as opened; "

@@ -85,11 +85,14 @@ class Masking:
         return MaskStreams(plan, [secrets.self_mask, *above], below)
 
     def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
-        """Self-mask shares of survivors, mask-key shares of dropouts (C22)."""
+        """Self-mask shares of survivors, mask-key shares of dropouts (C24)."""
         return SELF_MASK if dealer in survivors else MASK_KEY
 
     def answers(
-        self, members: Iterable[int], survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
+        self,
+        members: Iterable[int],
+        survivors: frozenset[int],
+        held: Mapping[int, Sequence[Opened]],
     ) -> tuple[Answer, ...]:
         """One share for each dealer in U2, of the one kind that may be released."""
         kinds = {dealer: self.expected_kind(dealer, survivors) for dealer in members}
@@ -127,7 +130,7 @@ class Masking:
 
 
 class _Interpolations:
-    """Lagrange weights, kept while the responders stay the same (C23)."""
+    """Lagrange weights, kept while the responders stay the same (C36)."""
 
     def __init__(self) -> None:
         self._last: tuple[tuple[int, ...], shamir.Interpolation] | None = None
@@ -168,7 +171,7 @@ def _pairwise(
 
 
 def _wrong_dealing(plan: RoundPlan, dealer: int) -> FaultyParticipant:
-    """C24: every share matched the dealer's own commitment, so only the dealer can be wrong."""
+    """C26: every share matched the dealer's own commitment, so only the dealer can be wrong."""
     return FaultyParticipant(
         plan.cohort[dealer],
         "its shares, each as it committed to them, rebuild another secret than it committed to",

@@ -160,7 +160,7 @@ Body = (
     | Unmask
 )
 BODIES: dict[str, type[Body]] = {kind.LABEL: kind for kind in get_args(Body)}
-_B = TypeVar("_B", bound=Body)
+BodyT = TypeVar("BodyT", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +184,12 @@ class Signed:
         """SHA-256 of the whole record, signature included."""
         return sha256(encode(self))
 
-    def read(self, kind: type[_B]) -> _B:
+    def read(self, kind: type[BodyT]) -> BodyT:
         """The body, which must be of type `kind`."""
         if self.label != kind.LABEL:
-            raise MalformedMessage(f"expected {kind.LABEL}, got {self.label[:32]!r}", step=kind.STEP)
+            raise MalformedMessage(
+                f"expected {kind.LABEL}, got {self.label[:32]!r}", step=kind.STEP
+            )
         return decode(kind, self.body)
 
 

@@ -165,9 +165,7 @@ class Participant:
         if self._state is not None or self._over is not None:
             raise UsageError("this round was started before; each round takes a new Participant")
         identity = self._me.identity
-        self._policy.check(
-            self.plan, identity.tenant, self._ledger.last_round(identity.public_key)
-        )
+        self._policy.check(self.plan, identity.tenant, self._ledger.last_round(identity.public_key))
         state, signed = steps.advertise_keys(self._me, self._randomness)
         self._ledger.join(identity.public_key, self.plan.context, self.plan.round_number)
         return self._act(Act.JOINED, _NO_REQUEST, state, encode(signed))
@@ -325,7 +323,7 @@ class Participant:
         """Continue from an exported state.
 
         Raises:
-            StaleState: the ledger has seen a later act (C29).
+            StaleState: the ledger has seen a later act (C33).
             MalformedMessage: not a state of this round under this key.
         """
         participant = cls(
@@ -349,7 +347,7 @@ class Participant:
     def _act(
         self, act: Act, request: bytes, state: State, message: bytes
     ) -> list[ParticipantOutput]:
-        """Ledger first, then the new state, then the message (C28)."""
+        """Ledger first, then the new state, then the message (C32)."""
         sealed = b""
         if self._seal_key is not None:
             sealed = _seal(self.plan, state, self._seal_key, self._randomness)
@@ -358,10 +356,8 @@ class Participant:
         self._state = state
         return [Persist(act.name.lower(), sealed), Send(message)]
 
-    def _answered_before(
-        self, parsed: Downlink, request: bytes
-    ) -> list[ParticipantOutput] | None:
-        """The same request gets the same bytes; another one for a finished step is refused (C31)."""
+    def _answered_before(self, parsed: Downlink, request: bytes) -> list[ParticipantOutput] | None:
+        """The same request gets the same bytes; another one for that step is refused (C35)."""
         act = _ACT_FOR[type(parsed)]
         entries = self._ledger.entries(self._me.identity.public_key, self.plan.context)
         if act is Act.UPLOAD_BEGUN and isinstance(self._state, Agreed):
@@ -420,7 +416,7 @@ class Participant:
             raise UsageError("call start() first")
 
     def _abandon(self, reason: str) -> StaleState:
-        """Two uploads under one mask must never exist: drop the secrets (C30)."""
+        """Two uploads under one mask must never exist: drop the secrets (C34)."""
         self._close(reason)
         return StaleState(f"the round is abandoned: {reason}")
 
@@ -471,9 +467,7 @@ def _seal(plan: RoundPlan, state: State, key: SealKey, randomness: Randomness) -
     """AES-256-GCM under the round's own key, bound to the round."""
     nonce, name = randomness(_NONCE_BYTES), type(state).__name__
     sealed = AESGCM(key.expose()).encrypt(nonce, encode(state), plan.context + name.encode())
-    return (
-        Writer().tag("sealed state").text(name).fixed(nonce, _NONCE_BYTES).blob(sealed).finish()
-    )
+    return Writer().tag("sealed state").text(name).fixed(nonce, _NONCE_BYTES).blob(sealed).finish()
 
 
 def _open_state(plan: RoundPlan, data: bytes, key: SealKey) -> State:

@@ -31,8 +31,8 @@ from secagg.messages import (
     ShareKeys,
     ShareKeysBody,
     Signed,
-    SurvivorSet,
     Survivors,
+    SurvivorSet,
     Unmask,
     UploadCommitment,
     UploadHeader,
@@ -137,9 +137,7 @@ class Answered:
     view: Digest
 
 
-State = (
-    Advertised | Dealt | Acknowledged | Agreed | Uploading | Uploaded | Confirmed | Answered
-)
+State = Advertised | Dealt | Acknowledged | Agreed | Uploading | Uploaded | Confirmed | Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,7 @@ def share_keys(
         raise FaultyCoordinator(
             "U1 lacks this participant's own keys, or shows others under its name",
             step=Step.ADVERTISE_KEYS,
-        )  # C09
+        )  # C07
     scheme, holders = scheme_of(plan), tuple(keys)
     dealt = scheme.deal(state.secrets, holders, plan.share_threshold, randomness)
     leaves: list[Leaf] = []
@@ -187,7 +185,9 @@ def share_keys(
                 plan.context, Peer(me.index, keys[me.index]), Peer(holder, keys[holder]),
                 state.secrets.channel, bundle, randomness,
             )  # fmt: skip
-        leaves.append(Leaf(holder, encapsulation, sealed, _commitments(me, me.index, holder, opened)))
+        leaves.append(
+            Leaf(holder, encapsulation, sealed, _commitments(me, me.index, holder, opened))
+        )
     body = ShareKeysBody(
         holders,
         scheme.secret_commitment(plan, me.index, state.secrets),
@@ -208,7 +208,7 @@ def acknowledge(me: Self, state: Dealt, delivery: ShareDelivery) -> tuple[Acknow
         raise FaultyCoordinator(
             "the delivery lacks this participant's own dealing, or changed it",
             step=Step.SHARE_KEYS,
-        )  # C09
+        )  # C10
     leaves = {delivered.dealer: delivered for delivered in delivery.leaves}
     held = {me.index: state.kept}
     for dealer in bodies.keys() - {me.index}:
@@ -229,7 +229,7 @@ def agree(me: Self, state: Acknowledged, agreed: AgreedView) -> Agreed:
     if state.own not in agreed.acknowledgements:
         raise FaultyCoordinator(
             "U2 lacks this participant's own acknowledgement, or changed it", step=Step.ACKNOWLEDGE
-        )  # C13
+        )  # C15
     own = state.own.read(Acknowledge)
     bodies = {signed.sender: signed for signed in state.bodies}
     view = checks.read_agreed_view(
@@ -265,7 +265,7 @@ def consistency_check(
         raise FaultyCoordinator(
             "U3 lacks this participant, or shows another upload under its name",
             step=Step.MASKED_INPUT,
-        )  # C19
+        )  # C22
     return Confirmed(state, survivors), me.sign(survivors)
 
 
@@ -331,7 +331,6 @@ def _open_leaf(
     except ProtocolError:
         return None
     held = _held(dealer, bundle)
-    if _commitments(me, dealer, me.index, held.opened()) != leaf.commitments:  # C08
+    if _commitments(me, dealer, me.index, held.opened()) != leaf.commitments:  # C11
         return None
     return held
-

@@ -104,7 +104,7 @@ class RoundPlan:
         max_weight: int = 1,
         deadlines: Deadlines | None = None,
     ) -> RoundPlan:
-        """A plan with protocol.md's defaults: f = floor((n - 1) / 3), t = q, U3 >= max(q, f + 2, 3).
+        """A plan with the default sizes: f = floor((n - 1) / 3), t = q, |U3| >= max(q, f + 2, 3).
 
         Raises:
             ConfigError: no honest participant could accept such a plan; the message says why.
@@ -219,30 +219,74 @@ def quorum(n: int, f: int) -> int:
 
 
 def _clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
-    """(what must hold, whether it does, the cure) for every clause of a workable plan."""
+    """(what must hold, whether it does, the cure) for every clause of a workable plan (C29)."""
     n, f, t = plan.n, plan.max_colluders, plan.share_threshold
     value_room = ring_bits_needed(plan.quantiser.value_bits, max(n, 1), plan.guard_bits)
     weight_room = ring_bits_needed(plan.max_weight.bit_length() + 1, max(n, 1), plan.guard_bits)
     return (
-        ("the roster and model digests are SHA-256", len(plan.roster_digest) == len(plan.model_digest) == 32, "give 32 bytes each"),
+        (
+            "the roster and model digests are SHA-256",
+            len(plan.roster_digest) == len(plan.model_digest) == 32,
+            "give 32 bytes each",
+        ),
         (f"the suite is one of {SUITES}", plan.suite in SUITES, "choose a suite that is built"),
-        (f"the scheme is one of {SCHEMES}", plan.scheme in SCHEMES, "choose a scheme that is built"),
-        ("the round number has 64 bits and is not 0", 0 < plan.round_number < 1 << 64, "count rounds from 1"),
-        ("the cohort is sorted and unique", list(plan.cohort) == sorted(set(plan.cohort)), "sort it"),
-        (f"the cohort has 3 to {MAX_COHORT} participants", 3 <= n <= MAX_COHORT, "a sum over fewer hides nothing"),
+        (
+            f"the scheme is one of {SCHEMES}",
+            plan.scheme in SCHEMES,
+            "choose a scheme that is built",
+        ),
+        (
+            "the round number has 64 bits and is not 0",
+            0 < plan.round_number < 1 << 64,
+            "count rounds from 1",
+        ),
+        (
+            "the cohort is sorted and unique",
+            list(plan.cohort) == sorted(set(plan.cohort)),
+            "sort it",
+        ),
+        (
+            f"the cohort has 3 to {MAX_COHORT} participants",
+            3 <= n <= MAX_COHORT,
+            "a sum over fewer hides nothing",
+        ),
         ("0 <= f", f >= 0, "colluders are counted from 0"),
         (f"t = {t} is at most n = {n}", 0 < t <= n, "lower the threshold"),
         (f"t = {t} is above f = {f}", t > f, "colluders alone could open; raise the threshold"),
         (f"2t = {2 * t} is above n + f = {n + f}", 2 * t > n + f, "raise the threshold"),
-        (f"min_survivors = {plan.min_survivors} is at least f + 2 = {f + 2}", plan.min_survivors >= f + 2, "raise it"),
-        (f"the quorum {plan.quorum} and min_survivors {plan.min_survivors} fit in n = {n}", plan.least <= n, "lower f or enlarge the cohort"),
-        (f"guard_bits = {plan.guard_bits} is at least {GUARD_BITS}", plan.guard_bits >= GUARD_BITS, "raise it"),
-        (f"ring_bits = {plan.ring_bits} is 8 to 64 and holds {value_room} bits", max(8, value_room) <= plan.ring_bits <= 64, "widen the ring or lower value_bits"),
+        (
+            f"min_survivors = {plan.min_survivors} is at least f + 2 = {f + 2}",
+            plan.min_survivors >= f + 2,
+            "raise it",
+        ),
+        (
+            f"the quorum {plan.quorum} and min_survivors {plan.min_survivors} fit in n = {n}",
+            plan.least <= n,
+            "lower f or enlarge the cohort",
+        ),
+        (
+            f"guard_bits = {plan.guard_bits} is at least {GUARD_BITS}",
+            plan.guard_bits >= GUARD_BITS,
+            "raise it",
+        ),
+        (
+            f"ring_bits = {plan.ring_bits} is 8 to 64 and holds {value_room} bits",
+            max(8, value_room) <= plan.ring_bits <= 64,
+            "widen the ring or lower value_bits",
+        ),
         ("max_weight is 1 to 2^40", 0 < plan.max_weight <= 1 << 40, "cap the weights"),
-        (f"weight_ring_bits = {plan.weight_ring_bits} is 8 to 64 and holds {weight_room} bits", max(8, weight_room) <= plan.weight_ring_bits <= 64, "widen it"),
-        (f"the vector has at most {_MAX_LENGTH} coordinates", plan.layout.size <= _MAX_LENGTH, "split it"),
+        (
+            f"weight_ring_bits = {plan.weight_ring_bits} is 8 to 64 and holds {weight_room} bits",
+            max(8, weight_room) <= plan.weight_ring_bits <= 64,
+            "widen it",
+        ),
+        (
+            f"the vector has at most {_MAX_LENGTH} coordinates",
+            plan.layout.size <= _MAX_LENGTH,
+            "split it",
+        ),
         ("the rotation seed is empty or 32 bytes", len(plan.rotation_seed) in (0, 32), "mend it"),
-    )  # fmt: skip
+    )
 
 
 def _read_plan(reader: Reader) -> RoundPlan:

@@ -2,7 +2,7 @@
 
 The plan comes from the other side of the trust boundary, so every clause is checked inside the
 tenant's walls before any key is made (protocol.md, "The participant checks the plan against its
-own policy"). A refusal names its clause; nothing has been sent by then.
+own policy"). A refusal names its clause; nothing has been sent by then (C28).
 """
 
 from __future__ import annotations
@@ -53,19 +53,67 @@ class Policy:
         need = max(plan.max_colluders + 2, self.min_survivors)
         jump = plan.round_number - last_round
         return (
-            ("roster_digest", plan.roster_digest == self.roster_digest, "another roster than the pinned one; accept the new roster first"),
+            (
+                "roster_digest",
+                plan.roster_digest == self.roster_digest,
+                "another roster than the pinned one; accept the new roster first",
+            ),
             ("cohort", plan.index(tenant) is not None, f"{tenant!r} is not in the cohort"),
             ("suites", plan.suite in self.suites, f"suite {plan.suite!r} is not allowed here"),
             ("schemes", plan.scheme in self.schemes, f"scheme {plan.scheme!r} is not allowed here"),
-            ("max_colluders", plan.max_colluders >= self.max_colluders, f"it assumes at most {plan.max_colluders} colluders, this policy {self.max_colluders}"),
-            ("min_survivors", plan.min_survivors >= need, f"it opens over {plan.min_survivors} survivors, this policy needs {need}"),
-            ("min_cohort", plan.n >= self.min_cohort, f"a cohort of {plan.n} is below {self.min_cohort}"),
-            ("min_threshold", plan.share_threshold >= self.min_threshold, f"a threshold of {plan.share_threshold} is below {self.min_threshold}"),
-            ("model_digests", not self.model_digests or plan.model_digest in self.model_digests, "the model is none of the pinned ones"),
-            ("layout_digests", not self.layout_digests or plan.layout.digest in self.layout_digests, "the tensor layout is none of the pinned ones"),
-            ("max_clip", plan.quantiser.clip <= self.max_clip, f"a clip of {plan.quantiser.clip} is above {self.max_clip}"),
-            ("max_weight", plan.max_weight <= self.max_weight, f"a weight cap of {plan.max_weight} is above {self.max_weight}"),
-            ("max_length", plan.layout.size <= self.max_length, f"{plan.layout.size} coordinates are more than {self.max_length}"),
-            ("round_number", jump > 0, f"round {plan.round_number} is not after round {last_round}"),
-            ("round_jump", jump <= MAX_ROUND_JUMP, f"round {plan.round_number} jumps by more than 2^32"),
-        )  # fmt: skip
+            (
+                "max_colluders",
+                plan.max_colluders >= self.max_colluders,
+                f"it assumes {plan.max_colluders} colluders, this policy {self.max_colluders}",
+            ),
+            (
+                "min_survivors",
+                plan.min_survivors >= need,
+                f"it opens over {plan.min_survivors} survivors, this policy needs {need}",
+            ),
+            (
+                "min_cohort",
+                plan.n >= self.min_cohort,
+                f"a cohort of {plan.n} is below {self.min_cohort}",
+            ),
+            (
+                "min_threshold",
+                plan.share_threshold >= self.min_threshold,
+                f"a threshold of {plan.share_threshold} is below {self.min_threshold}",
+            ),
+            (
+                "model_digests",
+                not self.model_digests or plan.model_digest in self.model_digests,
+                "the model is none of the pinned ones",
+            ),
+            (
+                "layout_digests",
+                not self.layout_digests or plan.layout.digest in self.layout_digests,
+                "the tensor layout is none of the pinned ones",
+            ),
+            (
+                "max_clip",
+                plan.quantiser.clip <= self.max_clip,
+                f"a clip of {plan.quantiser.clip} is above {self.max_clip}",
+            ),
+            (
+                "max_weight",
+                plan.max_weight <= self.max_weight,
+                f"a weight cap of {plan.max_weight} is above {self.max_weight}",
+            ),
+            (
+                "max_length",
+                plan.layout.size <= self.max_length,
+                f"{plan.layout.size} coordinates are more than {self.max_length}",
+            ),
+            (
+                "round_number",
+                jump > 0,
+                f"round {plan.round_number} is not after round {last_round}",
+            ),
+            (
+                "round_jump",
+                jump <= MAX_ROUND_JUMP,
+                f"round {plan.round_number} jumps by more than 2^32",
+            ),
+        )

@@ -10,13 +10,12 @@ from the declaration, so they cannot drift apart:
     a SecretBytes kind  its exact length (sealed state only)
     a dataclass         its fields in order, behind its tag
 
-`decode` refuses every byte string that `encode` does not produce (protocol check C01).
+`decode` refuses every byte string that `encode` does not produce (check C01).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -71,8 +70,17 @@ def decode(kind: type[_T], data: bytes) -> _T:
     return record
 
 
-@functools.cache
+_codecs: dict[Any, _Codec] = {}
+
+
 def _codec(kind: Any) -> _Codec:
+    codec = _codecs.get(kind)
+    if codec is None:
+        codec = _codecs[kind] = _derive(kind)
+    return codec
+
+
+def _derive(kind: Any) -> _Codec:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _sized(arguments[0], arguments[1].size)

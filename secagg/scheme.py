@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from secagg.messages import AdvertiseKeys, Answer
 from secagg.packing import packed_size
@@ -96,7 +96,7 @@ class Opener(Protocol):
 class Scheme(Protocol):
     """See the module's docstring."""
 
-    share_kinds: Sequence[type[Share]]
+    share_kinds: ClassVar[Sequence[type[Share]]]
 
     def deal(
         self, secrets: RoundSecrets, holders: Sequence[int], threshold: int, randomness: Randomness
@@ -116,7 +116,10 @@ class Scheme(Protocol):
         """`keys` are those of the members of U2, this participant's own among them."""
 
     def answers(
-        self, members: Iterable[int], survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
+        self,
+        members: Iterable[int],
+        survivors: frozenset[int],
+        held: Mapping[int, Sequence[Opened]],
     ) -> tuple[Answer, ...]:
         """What is released for each dealer in U2: one kind of share, never two."""
 
@@ -145,4 +148,3 @@ def scheme_of(plan: RoundPlan) -> Scheme:
     match plan.scheme:
         case "masking":
             return Masking()
-

@@ -58,7 +58,9 @@ class SecretBytes:
     __hash__ = None  # type: ignore[assignment]
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} is secret: it cannot be copied, pickled or converted")
+        raise TypeError(
+            f"{type(self).__name__} is secret: it cannot be copied, pickled or converted"
+        )
 
     __bytes__ = __iter__ = __array__ = __getitem__ = _refuse
     __copy__ = __deepcopy__ = __reduce__ = __reduce_ex__ = __getstate__ = _refuse

@@ -64,7 +64,7 @@ def advertise(channel: ChannelSeed, mask: MaskSeed) -> AdvertiseKeys:
 
 
 def check_public_keys(keys: AdvertiseKeys) -> None:
-    """Refuse low-order points, non-canonical encodings and fields of other suites (C04).
+    """Refuse low-order points, non-canonical encodings and fields of other suites (C06).
 
     Raises:
         MalformedMessage: names which key and why.

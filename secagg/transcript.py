@@ -10,8 +10,9 @@ colluders. It does not recompute the sum: a transcript alone says nothing about 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator, TypeVar
+from typing import TypeVar
 
 from secagg import checks
 from secagg.checks import Directory, Setting, View
@@ -23,8 +24,8 @@ from secagg.messages import (
     Quorum,
     ShareKeys,
     Signed,
-    SurvivorSet,
     Survivors,
+    SurvivorSet,
     Unmask,
     decode_message,
 )
