@@ -10,7 +10,52 @@ import pytest
 
 import secagg
 
-PUBLIC_NAMES: tuple[str, ...] = ()
+PUBLIC_NAMES: tuple[str, ...] = (
+    "Aborted",
+    "Aggregator",
+    "ConfigError",
+    "DeadlineExpired",
+    "Deadlines",
+    "Dispatch",
+    "Entry",
+    "ErrorFeedback",
+    "Excluded",
+    "FaultyCoordinator",
+    "FaultyParticipant",
+    "FaultyParticipantOrCoordinator",
+    "Finished",
+    "Identity",
+    "IdentitySeed",
+    "Layout",
+    "Ledger",
+    "MalformedMessage",
+    "Member",
+    "MemoryLedger",
+    "MemorySpool",
+    "Participant",
+    "Persist",
+    "Policy",
+    "PolicyRefused",
+    "ProtocolError",
+    "Quantiser",
+    "Result",
+    "Roster",
+    "RoundAborted",
+    "RoundPlan",
+    "SealKey",
+    "SecaggError",
+    "Send",
+    "SpentInput",
+    "Spool",
+    "StaleState",
+    "Step",
+    "TensorSpec",
+    "TooFewSurvivors",
+    "UsageError",
+    "Verified",
+    "verify_transcript",
+    "__version__",
+)
 
 NODE = {"alembic", "cryptography", "google", "grpc", "grpc_health", "grpc_status", "numpy"}
 NODE |= {"pydantic", "rich", "sqlalchemy"}
