@@ -27,7 +27,6 @@ from secagg import checks, merkle, suite
 from secagg.checks import Directory, Setting, View
 from secagg.encoding import Quantiser, from_ring
 from secagg.errors import (
-    ConfigError,
     FaultyParticipant,
     FaultyParticipantOrCoordinator,
     MalformedMessage,
@@ -193,8 +192,6 @@ class Aggregator:
         spool: Spool,
         past_disputes: Mapping[str, int] | None = None,
     ) -> None:
-        if plan.roster_digest != roster.digest:
-            raise ConfigError("plan: it was made for another roster than the one given")
         self.plan = plan
         self.step = Step.ADVERTISE_KEYS
         self.deadline = float("inf")
@@ -609,7 +606,8 @@ class Aggregator:
     def _running_upload(self, sender: str) -> _Incoming:
         index = self.plan.index(sender)
         incoming = None if index is None else self._incoming.get(index)
-        if incoming is None or self.step is not _UPLOAD or self._over:
+        waited_for = self.step is _UPLOAD and index in self._waiting and not self._over
+        if incoming is None or not waited_for:
             raise ProtocolError(f"no upload of {sender!r} is announced and running", step=_UPLOAD)
         return incoming
 
@@ -647,8 +645,9 @@ class Aggregator:
                     name, f"its share of participant {answer.dealer} is not the one dealt to it",
                     step=Step.UNMASK, evidence=(signed.digest,),
                 )  # fmt: skip
-            kind = self._scheme.share_kinds[answer.kind]
-            shares[answer.dealer] = parse_share(answer.share, kind)
+            shares[answer.dealer] = parse_share(
+                answer.share, self._scheme.share_kinds[answer.kind]
+            )  # C36: an honest holder would have refused a share that is none
         return shares
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from secagg import merkle
-from secagg.errors import MalformedMessage, ProtocolError
+from secagg.errors import ConfigError, MalformedMessage, ProtocolError
 from secagg.identity import Roster, labelled_hash
 from secagg.messages import (
     Acknowledge,
@@ -23,6 +23,7 @@ from secagg.messages import (
     KeyDirectory,
     Leaf,
     Quorum,
+    ShareDelivery,
     ShareKeys,
     ShareKeysBody,
     Signed,
@@ -40,10 +41,18 @@ OPENING_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What both sides of a round know from its beginning."""
+    """What both sides of a round know from its beginning: a plan within its roster (C38)."""
 
     plan: RoundPlan
     roster: Roster
+
+    def __post_init__(self) -> None:
+        if self.plan.roster_digest != self.roster.digest:
+            raise ConfigError("plan: it was made for another roster")
+        if strangers := [name for name in self.plan.cohort if name not in self.roster]:
+            raise ConfigError(f"plan: {strangers[:5]} of the cohort are not in the roster")
+        if self.plan.committee != self.roster.committee:
+            raise ConfigError("plan: its committee is not the roster's")
 
     @property
     def context(self) -> bytes:
@@ -130,6 +139,19 @@ def check_dealing(directory: Directory, body: ShareKeysBody) -> None:
     """On the complete graph a dealer deals to all of U1, itself included (C08)."""
     if body.holders != tuple(directory.keys):
         raise ProtocolError("the holders are not U1", step=ShareKeysBody.STEP)
+
+
+def check_delivery(
+    directory: Directory, bodies: Mapping[int, ShareKeysBody], delivery: ShareDelivery
+) -> None:
+    """Dealers are in U1 and dealt to U1; leaves are unique, in order and of dealers (C08)."""
+    if not bodies.keys() <= directory.keys.keys():
+        raise ProtocolError("a dealer is outside U1", step=ShareKeysBody.STEP)
+    for body in bodies.values():
+        check_dealing(directory, body)
+    dealers = [delivered.dealer for delivered in delivery.leaves]
+    if dealers != sorted(set(dealers)) or not set(dealers) <= bodies.keys():
+        raise MalformedMessage("leaves are not unique and in order", step=ShareKeysBody.STEP)
 
 
 def check_leaf(leaf: Leaf, kinds: int, sealed_bytes: int) -> None:

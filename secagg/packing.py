@@ -80,7 +80,8 @@ class _Shape:
     word_bits: int
     field_bits: int
     group_fields: int
-    """Fields after which the next one starts at a byte of the stream again; 2 at least."""
+    """Fields after which the next one starts at a byte of the stream again; at least 2, so that
+    the 8-byte integers at one place of all groups never overlap."""
 
     @classmethod
     def of(cls, bits: int) -> _Shape:

@@ -176,13 +176,18 @@ class Participant:
         Raises:
             ProtocolError: the message was refused; this participant is as it was before.
         """
-        self._require_live()
+        if self._state is None and self._over is None:
+            raise UsageError("call start() first")
         parsed = decode_message(message)
         if isinstance(parsed, Signed | ShareKeys):
             raise MalformedMessage("this message is for the aggregator")
         request = sha256(message)
         if (again := self._answered_before(parsed, request)) is not None:
             return again
+        if self._over is not None:
+            raise ProtocolError(
+                f"the round is over for this participant: {self._over}", step=downlink_step(parsed)
+            )
         match self._state, parsed:
             case Advertised() as state, KeyDirectory() as directory:
                 dealt, share_keys = steps.share_keys(self._me, state, directory, self._randomness)
@@ -267,6 +272,8 @@ class Participant:
         if missing:
             raise UsageError(f"{missing} leaves have not been uploaded yet")
         state, signed = steps.commit_upload(self._me, self._state, merkle.root(hashes))
+        if self._upload is not None:
+            self._upload.forget_masks()
         return self._act(Act.UPLOAD_COMMITTED, _NO_REQUEST, state, encode(signed))
 
     def on_deadline(self) -> list[ParticipantOutput]:
@@ -441,8 +448,10 @@ _ACT_FOR: dict[type[Downlink], Act] = {
 
 
 def _myself(plan: RoundPlan, identity: Identity, roster: Roster) -> Self:
-    if plan.roster_digest != roster.digest:
-        raise PolicyRefused("roster_digest", "the plan was made for another roster")
+    try:
+        setting = Setting(plan, roster)
+    except ConfigError as error:
+        raise PolicyRefused("roster_digest", str(error)) from None
     index = plan.index(identity.tenant)
     if index is None:
         raise PolicyRefused("cohort", f"{identity.tenant!r} is not in the cohort")
@@ -450,7 +459,7 @@ def _myself(plan: RoundPlan, identity: Identity, roster: Roster) -> Self:
         raise ConfigError(
             f"the roster has another public key for {identity.tenant!r}; enrol this identity again"
         )
-    return Self(Setting(plan, roster), identity, index)
+    return Self(setting, identity, index)
 
 
 def _leaf_at(plan: RoundPlan, offset: int) -> tuple[int, int]:

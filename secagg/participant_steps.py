@@ -41,6 +41,7 @@ from secagg.messages import (
 from secagg.records import U32, U64, Digest
 from secagg.scheme import Opened, ProtectionSecrets, RoundSecrets, scheme_of, upload_bytes
 from secagg.secret import MaskKeyShare, Randomness, RoundingSeed, SelfMaskShare, Share
+from secagg.shamir import parse_share
 from secagg.suite import Peer
 
 
@@ -202,8 +203,7 @@ def acknowledge(me: Self, state: Dealt, delivery: ShareDelivery) -> tuple[Acknow
     """Step 2: open what every dealer dealt, and say which dealers' shares are right."""
     directory = checks.read_directory(me.setting, state.directory)
     bodies = checks.verify_all(me.setting, delivery.bodies, ShareKeysBody)
-    for body in bodies.values():
-        checks.check_dealing(directory, body)
+    checks.check_delivery(directory, bodies, delivery)
     if state.own not in delivery.bodies:
         raise FaultyCoordinator(
             "the delivery lacks this participant's own dealing, or changed it",
@@ -291,9 +291,9 @@ def _held(dealer: int, bundle: bytes) -> Held:
     share, end = Share.LENGTH, Share.LENGTH + OPENING_BYTES
     return Held(
         dealer,
-        SelfMaskShare(bundle[:share]),
+        parse_share(bundle[:share], SelfMaskShare),
         bundle[share:end],
-        MaskKeyShare(bundle[end : end + share]),
+        parse_share(bundle[end : end + share], MaskKeyShare),
         bundle[end + share :],
     )
 
@@ -328,9 +328,9 @@ def _open_leaf(
             me.setting.context, Peer(dealer, keys[dealer]), Peer(me.index, keys[me.index]),
             state.secrets.channel, leaf.encapsulation, leaf.sealed,
         )  # fmt: skip
+        held = _held(dealer, bundle)
     except ProtocolError:
         return None
-    held = _held(dealer, bundle)
     if _commitments(me, dealer, me.index, held.opened()) != leaf.commitments:  # C11
         return None
     return held

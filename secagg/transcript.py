@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from secagg import checks
 from secagg.checks import Directory, Setting, View
-from secagg.errors import MalformedMessage, ProtocolError, Step
+from secagg.errors import ConfigError, MalformedMessage, ProtocolError, Step
 from secagg.identity import Roster, labelled_hash
 from secagg.messages import (
     AgreedView,
@@ -108,14 +108,17 @@ def verify_transcript(data: bytes, roster: Roster) -> Verified:
     """
     transcript = decode(Transcript, data)
     plan = RoundPlan.decode(transcript.plan)
-    if roster.encode() != transcript.roster or plan.roster_digest != roster.digest:
+    if roster.encode() != transcript.roster:
         raise ProtocolError("the transcript was made under another roster")
+    try:
+        setting = Setting(plan, roster)
+    except ConfigError as error:
+        raise MalformedMessage(str(error)) from None
     chain = chain_start(plan, roster)
     for link in transcript.links:
         chain = chain_next(plan, chain, link.message)
         if chain != link.chain:
             raise ProtocolError("the hash chain is broken: a message was changed, added or removed")
-    setting = Setting(plan, roster)
     return _replay(setting, iter([link.message for link in transcript.links]), chain)
 
 

@@ -59,15 +59,21 @@ class Upload:
         self._vector = vector
         self._weight = weight
         self._rounding = RoundingStream(rounding, plan.context, vector=0)
-        self._protector = protector
+        self._protector: Protector | None = protector
         self.places = leaf_places(plan)
 
     def leaf(self, number: int) -> bytes:
         """The packed, protected bytes of one leaf."""
         place = self.places[number]
+        if self._protector is None:
+            raise UsageError("the upload is committed: its masks are gone")
         words = to_ring(self.levels(place), place.bits)
         self._protector.protect(words, place)
         return pack(words, place.bits)
+
+    def forget_masks(self) -> None:
+        """Drop what protects; what was encoded can still be asked for."""
+        self._protector = None
 
     def levels(self, place: LeafPlace) -> Levels:
         """The integers that one leaf hides."""
