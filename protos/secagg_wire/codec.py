@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from secagg import errors, messages
@@ -51,6 +52,7 @@ STATUS: Final[dict[type[SecaggError], grpc.StatusCode]] = {
     refusals.OffsetMismatch: _Code.OUT_OF_RANGE,
     refusals.WrongStep: _Code.FAILED_PRECONDITION,
     refusals.RoundEnded: _Code.FAILED_PRECONDITION,
+    refusals.LeftRound: _Code.FAILED_PRECONDITION,
     refusals.RoundConflict: _Code.FAILED_PRECONDITION,
     refusals.ConflictingMessage: _Code.ALREADY_EXISTS,
     refusals.UnknownRound: _Code.NOT_FOUND,
@@ -77,7 +79,7 @@ class Status:
 
 
 def error_to_status(error: SecaggError) -> Status:
-    """The status of an error: google.rpc.Status with an ErrorInfo (reason, domain, step, clause)."""
+    """An error as google.rpc.Status, with an ErrorInfo: reason, domain, step, clause."""
     if type(error) not in STATUS:
         error = refusals.InternalError("this node failed; its log says how")
     code = STATUS[type(error)]
@@ -112,7 +114,7 @@ class CallError(Protocol):
 
 def error_from_call(error: CallError) -> SecaggError:
     """The error that the other side raised; `CallFailed` where none of ours crossed."""
-    trailing = {key: value for key, value in error.trailing_metadata() or ()}
+    trailing = dict(error.trailing_metadata() or ())
     message = error.details() or ""
     info = _error_info(trailing.get(STATUS_DETAILS))
     kind = _BY_NAME.get(info.reason) if info is not None and info.domain == DOMAIN else None
@@ -128,7 +130,7 @@ def _error_info(data: str | bytes | None) -> error_details_pb2.ErrorInfo | None:
     try:
         status = status_pb2.Status.FromString(data)
         unpacked = any(detail.Unpack(info) for detail in status.details)
-    except ValueError:  # protobuf's DecodeError
+    except DecodeError:
         return None
     return info if unpacked else None
 

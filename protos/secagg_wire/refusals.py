@@ -45,6 +45,11 @@ class RoundEnded(Refusal):
 
 
 @final
+class LeftRound(Refusal):
+    """The caller is out of this round: it was silent for too long, declined, or was left out."""
+
+
+@final
 class RoundConflict(Refusal):
     """Another round runs, or the round number has been used."""
 

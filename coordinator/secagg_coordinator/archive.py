@@ -1,0 +1,111 @@
+"""What a round leaves on disk: its sum, its transcript, and evidence for those who recompute it.
+
+    DATA/rounds/CONTEXT/sum.bin           int64 level sum, little-endian
+    DATA/rounds/CONTEXT/transcript.bin    hash-chained signed messages
+    DATA/spool/CONTEXT/TENANT.bin         uploads as received, until retention ends
+    EVIDENCE/round-R/plan.json, plan.bin, transcript, upload/TENANT.bin, opened_sum.npy
+
+Evidence is what the coordinator sees anyway, in formats that need none of our code: it is written
+only where the configuration asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secagg.aggregator import Result
+from secagg.plan import RoundPlan
+
+
+class Archive:
+    """The files of one round."""
+
+    def __init__(self, data: Path, plan: RoundPlan, evidence: Path | None) -> None:
+        self._plan = plan
+        self._directory = directory_of(data, plan.context)
+        self._evidence = None if evidence is None else evidence / f"round-{plan.round_number}"
+
+    def write_transcript(self, transcript: bytes) -> bytes:
+        """Keep the transcript; returns its SHA-256."""
+        return _write(self._directory / "transcript.bin", transcript)
+
+    def write_sum(self, result: Result) -> bytes:
+        """Keep the opened sum; returns its SHA-256."""
+        return _write(self._directory / "sum.bin", result.level_sum.astype("<i8").tobytes())
+
+    def write_evidence(
+        self, transcript: bytes, uploads: dict[str, Path], result: Result | None
+    ) -> None:
+        """Lay out what the round can be recomputed from, where it is asked for."""
+        if self._evidence is None:
+            return
+        _write(self._evidence / "plan.bin", self._plan.encode())
+        view = json.dumps(plan_view(self._plan), indent=2, sort_keys=True)
+        _write(self._evidence / "plan.json", view.encode())
+        _write(self._evidence / "transcript", transcript)
+        for tenant, path in uploads.items():
+            _link(path, self._evidence / "upload" / f"{tenant}.bin")
+        if result is not None:
+            np.save(self._evidence / "opened_sum.npy", result.level_sum, allow_pickle=False)
+
+
+def directory_of(data: Path, context: bytes) -> Path:
+    """Where a round's sum and transcript lie."""
+    return data / "rounds" / context.hex()
+
+
+def spool_of(data: Path, context: bytes) -> Path:
+    """Where a round's uploads lie."""
+    return data / "spool" / context.hex()
+
+
+def plan_view(plan: RoundPlan) -> dict[str, Any]:
+    """A plan as JSON for people and other programs; digests in hex. Never hashed."""
+    view = {name: _plain(value) for name, value in asdict(plan).items()}
+    return view | {
+        "context": plan.context.hex(),
+        "n": plan.n,
+        "quorum": plan.quorum,
+        "share_count": plan.share_count,
+        "vectors": [{"length": length, "ring_bits": bits} for length, bits in plan.vectors],
+    }
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case bytes():
+            return value.hex()
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _:
+            return value
+
+
+def _write(path: Path, data: bytes) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(f".{path.name}.new")
+    with passing.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    passing.replace(path)
+    return hashlib.sha256(data).digest()
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
