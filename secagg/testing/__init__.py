@@ -1,0 +1,53 @@
+"""A test kit for rounds: simulated parties, links with faults, a clock that jumps.
+
+Public, for tests of this package and of hosts that embed it:
+
+    cohort, make_tenants, make_round    factories, the same in every run
+    SimulatedNetwork                    a whole round in one process; records what each party sent
+    Drop, Delay, Duplicate, ...         faults as values (`faults.py`)
+    SeededRandomness                    reproducible bytes; never for secrets
+
+`secagg.testing.strategies` (needs Hypothesis) draws plans, inputs and fault schedules;
+`secagg.testing.ledger_conformance` and `secagg.testing.transport_conformance` are suites for other
+people's implementations. Nothing in the package imports this module.
+"""
+
+from secagg.testing.cohorts import Cohort, cohort, make_round, make_tenants, policy_for
+from secagg.testing.faults import (
+    Delay,
+    Drop,
+    Duplicate,
+    Fault,
+    KillDuringUpload,
+    Reorder,
+    Restart,
+    Silence,
+    Tamper,
+)
+from secagg.testing.network import Envelope, Outcome, Refused, SimulatedNetwork, uplink_label
+from secagg.testing.randomness import SeededRandomness
+from secagg.testing.tenant import SimulatedTenant
+
+__all__ = [
+    "Cohort",
+    "Delay",
+    "Drop",
+    "Duplicate",
+    "Envelope",
+    "Fault",
+    "KillDuringUpload",
+    "Outcome",
+    "Refused",
+    "Reorder",
+    "Restart",
+    "SeededRandomness",
+    "Silence",
+    "SimulatedNetwork",
+    "SimulatedTenant",
+    "Tamper",
+    "cohort",
+    "make_round",
+    "make_tenants",
+    "policy_for",
+    "uplink_label",
+]
