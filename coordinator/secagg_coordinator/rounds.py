@@ -1,4 +1,4 @@
-"""All rounds of a coordinator: which are open, who may open one, and what happens at start and stop.
+"""All rounds of a coordinator: which are open, who may open one, what happens at start and stop.
 
 A round that is found open at start was cut off by a crash; it is marked aborted, and its cohort is
 told so. (The store holds what resuming it would need: the plan, U1 to U3, every accepted message's
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple
 
+from secagg.errors import Step
 from secagg.identity import Roster
 from secagg.plan import RoundPlan
 from secagg.scheme import upload_bytes
@@ -21,6 +22,7 @@ from secagg_coordinator.round_driver import Host, RoundDriver, tell_end
 from secagg_coordinator.spool import DiskSpool, SpoolQuota, purge
 from secagg_coordinator.store import now_ms
 from secagg_coordinator.views import status_of
+from secagg_wire.codec import Submission
 from secagg_wire.refusals import (
     InvalidRequest,
     QuotaExceeded,
@@ -91,6 +93,19 @@ class Rounds:
         if driver.plan.index(tenant) is None:
             raise UnknownTenant(f"{tenant!r} is not in the cohort of this round")
         return driver
+
+    async def submit(self, tenant: str, submission: Submission) -> bool:
+        """Hand a message to its round; True when it changes nothing.
+
+        Raises:
+            UnknownRound, RoundEnded, UnknownTenant, and what `RoundDriver.submit` raises.
+        """
+        if submission.context in self._open or submission.step is not Step.UNMASK:
+            return await self.running(submission.context, tenant).submit(tenant, submission)
+        record = await self._in_thread(self._host.store.round, submission.context)
+        if record is not None and record.outcome == "opened":
+            return True  # an answer that came after enough others had come
+        return await self.running(submission.context, tenant).submit(tenant, submission)
 
     async def status(self, context: bytes) -> round_pb2.RoundStatus:
         """Where a round stands.
@@ -205,8 +220,6 @@ class Rounds:
     def _known(self, context: bytes) -> bool:
         return self._host.store.round(context) is not None
 
-    async def _in_thread(
-        self, work: Callable[[Unpack[_Args]], _T], *arguments: Unpack[_Args]
-    ) -> _T:
+    async def _in_thread(self, work: Callable[[*_Args], _T], *arguments: *_Args) -> _T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._host.executor, work, *arguments)

@@ -1,0 +1,168 @@
+"""RoundService: what tenants call during rounds."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from secagg_coordinator import log
+from secagg_coordinator.leases import Leases
+from secagg_coordinator.notices import Notices
+from secagg_coordinator.round_driver import RoundDriver
+from secagg_coordinator.rounds import Rounds
+from secagg_coordinator.servicer import Gate, Threads, answering, streaming
+from secagg_coordinator.store import Store, now_ms
+from secagg_wire.codec import read_context, read_submission
+from secagg_wire.limits import PIECE_BYTES
+from secagg_wire.refusals import DigestMismatch, InvalidRequest
+from secagg_wire.v1 import round_service_pb2 as pb
+from secagg_wire.v1.round_service_pb2_grpc import RoundServiceServicer
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_LONGEST_REASON = 64
+
+
+class RoundServicer(RoundServiceServicer):
+    """See round_service.proto."""
+
+    def __init__(
+        self, gate: Gate, rounds: Rounds, store: Store, notices: Notices, leases: Leases,
+        threads: Threads, concurrent_uploads: int,
+    ) -> None:  # fmt: skip
+        self._gate = gate
+        self._rounds = rounds
+        self._store = store
+        self._notices = notices
+        self._leases = leases
+        self._threads = threads
+        # Whoever waits here holds no memory beyond gRPC's flow-control window.
+        self._upload_slots = asyncio.Semaphore(concurrent_uploads)
+
+    @streaming
+    async def WatchRounds(
+        self, request: pb.WatchRoundsRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchRoundsResponse]:
+        """See the service."""
+        tenant = self._gate.tenant(context, request.tenant)
+        log.event("tenant watches", tenant=tenant, resume_after=request.resume_after)
+        cursor = await self._threads.run(self._cursor, tenant, request.resume_after)
+        with self._notices.listening(tenant, alone=True) as listener:
+            while True:
+                listener.rearm()
+                records = await self._threads.run(self._store.events_after, tenant, cursor)
+                for record in records:
+                    event = pb.WatchRoundsResponse.FromString(record.payload)
+                    event.event_id = cursor = record.event_id
+                    yield event
+                if not records:
+                    await listener.wait()
+
+    def _cursor(self, tenant: str, resume_after: int) -> int:
+        # A tenant that is ahead of this database remembers another one: it needs everything.
+        return resume_after if resume_after <= self._store.last_event_id(tenant) else 0
+
+    @answering
+    async def SubmitMessage(
+        self, request: pb.SubmitMessageRequest, context: _Context
+    ) -> pb.SubmitMessageResponse:
+        """See the service."""
+        tenant = self._gate.tenant(context, request.tenant)
+        replayed = await self._rounds.submit(tenant, read_submission(request))
+        return pb.SubmitMessageResponse(
+            outcome=pb.SUBMIT_OUTCOME_REPLAYED if replayed else pb.SUBMIT_OUTCOME_ACCEPTED
+        )
+
+    @answering
+    async def UploadInput(
+        self, requests: AsyncIterator[pb.UploadInputRequest], context: _Context
+    ) -> pb.UploadInputResponse:
+        """See the service."""
+        first = await anext(requests, None)
+        if first is None:
+            raise InvalidRequest("an upload needs at least one piece")
+        tenant = self._gate.tenant(context, first.tenant)
+        driver = self._rounds.running(read_context(first.context), tenant)
+        stream = await driver.begin_stream(tenant)
+        async with self._upload_slots:
+            committed = await self._receive(driver, tenant, stream, first, requests)
+        return pb.UploadInputResponse(committed_size=committed)
+
+    async def _receive(
+        self, driver: RoundDriver, tenant: str, stream: int, first: pb.UploadInputRequest,
+        requests: AsyncIterator[pb.UploadInputRequest],
+    ) -> int:  # fmt: skip
+        complete = False
+        try:
+            complete = await self._take_pieces(driver, tenant, stream, first, requests)
+        finally:
+            # Also when the connection broke: the tenant takes it up from here.
+            committed = await driver.end_stream(tenant, complete=complete)
+        return committed
+
+    async def _take_pieces(
+        self, driver: RoundDriver, tenant: str, stream: int, first: pb.UploadInputRequest,
+        requests: AsyncIterator[pb.UploadInputRequest],
+    ) -> bool:  # fmt: skip
+        digest = hashlib.sha256()
+        piece: pb.UploadInputRequest | None = first
+        while piece is not None:
+            self._leases.renew(tenant)
+            if len(piece.payload) > PIECE_BYTES:
+                raise InvalidRequest(f"a piece has at most {PIECE_BYTES} bytes")
+            await driver.absorb(tenant, stream, piece.offset, piece.payload)
+            digest.update(piece.payload)
+            if piece.finish:
+                return _is_whole(piece, digest.digest())
+            piece = await anext(requests, None)
+        return False
+
+    @answering
+    async def QueryUpload(
+        self, request: pb.QueryUploadRequest, context: _Context
+    ) -> pb.QueryUploadResponse:
+        """See the service."""
+        tenant = self._gate.tenant(context, request.tenant)
+        driver = self._rounds.running(read_context(request.context), tenant)
+        upload = driver.upload(tenant)
+        return pb.QueryUploadResponse(
+            committed_size=upload.committed_size, complete=upload.complete
+        )
+
+    @answering
+    async def RenewLease(
+        self, request: pb.RenewLeaseRequest, context: _Context
+    ) -> pb.RenewLeaseResponse:
+        """See the service."""
+        tenant = self._gate.tenant(context, request.tenant)
+        last = await self._threads.run(self._store.last_event_id, tenant)
+        return pb.RenewLeaseResponse(
+            lease_ms=int(self._leases.seconds * 1000), last_event_id=last, now_ms=now_ms()
+        )
+
+    @answering
+    async def DeclineRound(
+        self, request: pb.DeclineRoundRequest, context: _Context
+    ) -> pb.DeclineRoundResponse:
+        """See the service."""
+        tenant = self._gate.tenant(context, request.tenant)
+        driver = self._rounds.running(read_context(request.context), tenant)
+        await driver.decline(tenant, _decline_reason(request))
+        return pb.DeclineRoundResponse()
+
+
+def _is_whole(piece: pb.UploadInputRequest, digest: bytes) -> bool:
+    if piece.digest != digest:
+        raise DigestMismatch("the pieces of this call are not those that its digest names")
+    return True
+
+
+def _decline_reason(request: pb.DeclineRoundRequest) -> str:
+    texts = (request.reason, request.clause)
+    if any(len(text) > _LONGEST_REASON or not text.isprintable() for text in texts):
+        raise InvalidRequest(f"a reason is a class name of at most {_LONGEST_REASON} characters")
+    clause = f" ({request.clause})" if request.clause else ""
+    return f"declined: {request.reason or 'no reason given'}{clause}"
