@@ -1,0 +1,106 @@
+"""Two worker processes that take the comparison's jobs in turn, while the federation runs.
+
+The processes run at a lower priority than the tenants, so the comparison fills the time in which
+the federation waits, and the whole demonstration never has more than the machine's cores busy
+with what matters. Nothing here knows what a job means: see `arm_worker.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from secagg_demo.console import Narrator
+from secagg_demo.processes import Child, Children, Event
+
+_JOB_S = 900.0
+_START_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `arm_worker` is asked to do."""
+
+    name: str
+    origin: object
+    split: str
+    on: tuple[str, ...]
+    save: Path | None = None
+
+    def line(self) -> dict[str, object]:
+        """The JSON that the worker reads."""
+        return {
+            "job": self.name,
+            "from": self.origin,
+            "split": self.split,
+            "on": list(self.on),
+            "save": None if self.save is None else str(self.save),
+        }
+
+
+Losses = Mapping[str, float]
+
+
+@dataclass
+class ArmsPool:
+    """Give it jobs with `run`; whoever comes first is served first."""
+
+    children: Children
+    setting: Mapping[str, object]
+    environment: Mapping[str, str]
+    size: int = 2
+    _idle: asyncio.Queue[Child] = field(default_factory=asyncio.Queue)
+    _started: bool = False
+
+    async def run(self, job: Job) -> Losses:
+        """Do a job on the next worker that is free; the loss per tenant's text.
+
+        Raises:
+            ProcessFailed: the worker died, or was silent for too long.
+        """
+        await self._ensure_started()
+        worker = await self._idle.get()
+        try:
+            seen = len(worker.events)
+            await worker.send(job.line())
+            done = await worker.wait_for(
+                "job done", deadline_s=_JOB_S, where=lambda f: f["job"] == job.name, after=seen
+            )
+            losses: Losses = done.fields["losses"]
+            return losses
+        finally:
+            self._idle.put_nowait(worker)
+
+    async def _ensure_started(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        command = [sys.executable, "-m", "secagg_demo.arm_worker"]
+        for number in range(1, self.size + 1):
+            worker = await self.children.start(f"arms-{number}", command, self.environment)
+            await worker.send(self.setting)
+            self._idle.put_nowait(worker)
+
+    async def close(self) -> None:
+        """End the workers; their standard input ends, so they do."""
+        while not self._idle.empty():
+            worker = self._idle.get_nowait()
+            worker.stdin.close()
+            await worker.ended()
+
+
+def show(narrator: Narrator, child: Child, event: Event) -> None:
+    """Turn a worker's events into a bar."""
+    fields: Mapping[str, Any] = event.fields
+    match event.name:
+        case "training" | "measuring":
+            text = f"{event.name} {fields['job']}"
+            narrator.show(child.name, text, fields["done"], fields["of"])
+        case "job done":
+            narrator.clear(child.name)
+        case _:
+            pass

@@ -1,0 +1,122 @@
+"""What a benchmark works on: inputs that anybody can draw again, and who falls silent.
+
+Tenant i of n contributes d levels of B bits, drawn by
+
+    m = 2**(B - 1) - 1
+    numpy.random.default_rng(seed * 1000003 + i).integers(-m, m, d, numpy.int64, endpoint=True)
+
+as real numbers: each level times 2**(1 - B), which float32 holds exactly (above 25 bits: float64).
+The quantiser's grid is that very grid (clip = m * 2**(1 - B), just below 1) and every weight is 1
+of 1, so stochastic rounding, which no seed may decide, finds nothing to round: the sum is known.
+The last floor(n * dropout) tenants are silent once the masks are agreed. The sum that opens is the
+sum of the others' levels; its name is SHA-256 over it as little-endian int64.
+
+A numpy generator makes test data here and nothing else: keys, masks and rounding come from the
+operating system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.encoding import Quantiser, Values
+from secagg.errors import ConfigError, Step
+from secagg.identity import Roster
+from secagg.layout import Layout
+from secagg.plan import RoundPlan
+from secagg.plan_cli import dropouts, plan_for
+
+_SEED_STRIDE = 1_000_003
+_BLOCK = 1 << 20
+_FLOAT32_LEVEL_BITS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One round's size and inputs."""
+
+    tenants: int
+    length: int
+    dropout: float
+    value_bits: int
+    seed: int
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """The grid that the inputs lie on."""
+        step = 2.0 ** (1 - self.value_bits)
+        return Quantiser((2 ** (self.value_bits - 1) - 1) * step, self.value_bits)
+
+    @property
+    def silent(self) -> int:
+        """How many tenants say nothing from masked_input on; they are the last ones."""
+        # A dropout such as 0.29 is a little less in binary: 0.29 * 100 must still be 29.
+        return math.floor(round(self.tenants * self.dropout, 6))
+
+    @property
+    def survivors(self) -> range:
+        """The indices of the others."""
+        return range(self.tenants - self.silent)
+
+    def check(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ConfigError: no such round is possible, or it could not open after the dropouts.
+        """
+        most = dropouts(plan_for(self.tenants, None, self.value_bits, self.length, 1))
+        if not 0 <= self.silent <= most[Step.MASKED_INPUT]:
+            raise ConfigError(
+                f"a dropout of {self.dropout} silences {self.silent} of {self.tenants} tenants; "
+                f"such a cohort opens after 0 to {most[Step.MASKED_INPUT]} silent ones"
+            )
+
+    def plan(self, roster: Roster) -> RoundPlan:
+        """The default plan for this cohort, with the inputs' grid."""
+        return RoundPlan.create(
+            roster,
+            round_number=1,
+            layout=Layout.flat(self.length),
+            quantiser=self.quantiser,
+            model_digest=bytes(32),
+        )
+
+    def values(self, index: int) -> Values:
+        """The input of one tenant: (d,) float32 or float64."""
+        exact = np.float32 if self.value_bits <= _FLOAT32_LEVEL_BITS else np.float64
+        values = np.empty(self.length, exact)
+        start = 0
+        for levels in self._levels(index):
+            part = values[start : start + len(levels)]
+            np.multiply(levels, self.quantiser.scale, out=part, casting="same_kind")
+            start += len(levels)
+        return values
+
+    def is_sum(self, level_sum: NDArray[np.int64]) -> bool:
+        """Whether this is the sum of the survivors' levels, drawn anew."""
+        start = 0
+        for blocks in zip(*map(self._levels, self.survivors), strict=True):
+            expected = np.sum(blocks, axis=0)
+            if not np.array_equal(level_sum[start : start + len(expected)], expected):
+                return False
+            start += len(expected)
+        return start == len(level_sum)
+
+    def _levels(self, index: int) -> Iterator[NDArray[np.int64]]:
+        """In blocks, which are the same numbers as one draw of them all."""
+        rng = np.random.default_rng(self.seed * _SEED_STRIDE + index)
+        most = self.quantiser.max_level
+        for start in range(0, self.length, _BLOCK):
+            count = min(_BLOCK, self.length - start)
+            yield rng.integers(-most, most, count, np.int64, endpoint=True)
+
+
+def sum_digest(level_sum: NDArray[np.int64]) -> str:
+    """SHA-256 over a sum as little-endian int64, in hex."""
+    return hashlib.sha256(level_sum.astype("<i8", copy=False).data).hexdigest()
