@@ -103,11 +103,10 @@ def aggregator_steps() -> str:
 def module_map() -> str:
     """The core's modules with the first sentence of their docstrings."""
     rows = ["| module | what it is |", "|---|---|"]
-    for source in sorted((ROOT / "secagg").glob("**/*.py")):
-        name = source.relative_to(ROOT).with_suffix("").as_posix()
-        if source.name not in ("__init__.py", "__main__.py") or source.parent.name != "secagg":
-            name = name.removesuffix("/__init__")
-            rows.append(f"| `{name.replace('/', '.')}` | {_first_sentence(source)} |")
+    sources = [s for s in (ROOT / "secagg").glob("*.py") if not s.stem.startswith("__")]
+    for source in sorted([*sources, ROOT / "secagg" / "testing" / "__init__.py"]):
+        name = source.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__")
+        rows.append(f"| `{name.replace('/', '.')}` | {_first_sentence(source)} |")
     return "\n".join(rows)
 
 
