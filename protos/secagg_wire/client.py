@@ -13,7 +13,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 
@@ -23,6 +23,14 @@ from secagg_wire.key_files import KeyFiles
 from secagg_wire.limits import CLIENT_OPTIONS
 from secagg_wire.refusals import CallFailed, ShuttingDown
 from secagg_wire.tls import channel_credentials, explain_unavailable
+from secagg_wire.v1.model_service_pb2_grpc import ModelServiceStub
+from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceStub
+from secagg_wire.v1.round_service_pb2_grpc import RoundServiceStub
+
+if TYPE_CHECKING:  # the asynchronous stubs exist for type checkers only
+    from secagg_wire.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceAsyncStub
+    from secagg_wire.v1.round_service_pb2_grpc import RoundServiceAsyncStub
 
 CALL_SECONDS = 60.0
 STREAM_SECONDS = 3600.0
@@ -52,6 +60,21 @@ def open_channel(target: str, keys: KeyFiles) -> grpc.aio.Channel:
         ConfigError: the key directory is incomplete or wrong.
     """
     return grpc.aio.secure_channel(target, channel_credentials(keys), options=CLIENT_OPTIONS)
+
+
+def round_service(channel: grpc.aio.Channel) -> RoundServiceAsyncStub:
+    """Rounds, as tenants call them."""
+    return cast("RoundServiceAsyncStub", RoundServiceStub(channel))
+
+
+def model_service(channel: grpc.aio.Channel) -> ModelServiceAsyncStub:
+    """Model versions."""
+    return cast("ModelServiceAsyncStub", ModelServiceStub(channel))
+
+
+def owner_service(channel: grpc.aio.Channel) -> OwnerServiceAsyncStub:
+    """Rounds and versions, as the owner calls them."""
+    return cast("OwnerServiceAsyncStub", OwnerServiceStub(channel))
 
 
 def is_unavailable(error: SecaggError) -> bool:

@@ -1,0 +1,195 @@
+"""The tenant's configuration: where the coordinator is, what this tenant agrees to, what it trains.
+
+    coordinator = "coordinator.example:8470"
+    keys = "keys"                      # 'secagg keys init' made it
+    data = "data"                      # ledger, round keys, adapter versions, audit log
+
+    [policy]                           # the least and the most that a plan may ask
+    roster_digest = "..."              # 'secagg keys approve' printed it
+    max_colluders = 1
+    max_clip = 0.1
+
+    [model]
+    base = "shipped"                   # or a local folder, or a hub id
+    base_digest = "..."                # pinned; 'secagg owner show-base' prints it
+
+    [training]
+    trainer = "lora"
+    text = "private-text"
+
+Nothing secret stands here. The policy is this tenant's own: the coordinator cannot change it, and
+a plan outside it is refused by the clause's name.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from secagg.errors import ConfigError
+from secagg.plan import MIN_SURVIVORS, Scheme, Suite
+from secagg.policy import Policy
+from secagg_wire.settings import FilePath, HexDigest, Table, load
+
+ENVIRONMENT_PREFIX = "SECAGG_TENANT__"
+_Count = Annotated[int, Field(gt=0)]
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class PolicyTable(Table):
+    """See `secagg.policy.Policy`, and the limits on what is trained."""
+
+    roster_digest: HexDigest
+    max_colluders: Annotated[int, Field(ge=0)] = 1
+    min_survivors: Annotated[int, Field(ge=2)] = MIN_SURVIVORS
+    min_cohort: Annotated[int, Field(ge=3)] = 3
+    min_threshold: _Count = 2
+    schemes: tuple[Scheme, ...] = ("masking",)
+    suites: tuple[Suite, ...] = ("x25519",)
+    model_digests: tuple[HexDigest, ...] = ()
+    layout_digests: tuple[HexDigest, ...] = ()
+    max_clip: _Positive = math.inf
+    max_weight: _Count = 1 << 40
+    max_length: _Count = 1 << 36
+    max_training_steps: _Count = 10_000
+    max_training_windows: _Count = 1_000_000
+
+    def policy(self) -> Policy:
+        """What the core checks."""
+        return Policy(
+            roster_digest=bytes.fromhex(self.roster_digest),
+            max_colluders=self.max_colluders,
+            min_survivors=self.min_survivors,
+            min_cohort=self.min_cohort,
+            min_threshold=self.min_threshold,
+            schemes=self.schemes,
+            suites=self.suites,
+            model_digests=frozenset(map(bytes.fromhex, self.model_digests)),
+            layout_digests=frozenset(map(bytes.fromhex, self.layout_digests)),
+            max_clip=self.max_clip,
+            max_weight=self.max_weight,
+            max_length=self.max_length,
+        )
+
+
+class Model(Table):
+    """The base model: loaded here, never sent by anybody."""
+
+    base: str = "shipped"
+    base_digest: HexDigest | None = None
+
+
+class LoraTraining(Table):
+    """Train a LoRA adapter on private text; `name` decides which windows are drawn."""
+
+    trainer: Literal["lora"]
+    text: FilePath
+    pattern: str = "**/*.py"
+    name: str = ""
+    threads: _Count = 1
+    evaluation_windows: _Count = 32
+
+
+class VectorTraining(Table):
+    """No training: submit a vector from a file, or one drawn from a seed. For dry runs and tests.
+
+    `file` is a flat float .npy; without it, each round draws values uniformly from
+    [-spread, spread] x clip by `numpy.random.default_rng([seed, round])`.
+    """
+
+    trainer: Literal["vector"]
+    file: FilePath | None = None
+    seed: int = 0
+    spread: Annotated[float, Field(ge=0, le=10)] = 0.5
+    weight: _Count = 1
+
+
+class Upload(Table):
+    """`max_bytes_per_second` 0 means as fast as the line."""
+
+    max_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+
+
+class Patience(Table):
+    """How long this tenant waits for the coordinator beyond a step's own deadline."""
+
+    silence_seconds: _Positive = 120.0
+    call_seconds: _Positive = 60.0
+
+
+class Demonstration(Table):
+    """Writes plaintext beside the round. For demonstrations on public data, and nothing else."""
+
+    encoded_dir: FilePath
+
+
+class Log(Table):
+    """JSON lines on stderr, or in a file."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: FilePath | None = None
+
+
+class Config(Table):
+    """The whole file."""
+
+    coordinator: str
+    keys: FilePath
+    data: FilePath
+    policy: PolicyTable
+    training: Annotated[LoraTraining | VectorTraining, Field(discriminator="trainer")]
+    model: Model = Model()
+    upload: Upload = Upload()
+    patience: Patience = Patience()
+    demonstration: Demonstration | None = None
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _pins_what_it_trains(self) -> Config:
+        if isinstance(self.training, LoraTraining) and self.model.base_digest is None:
+            raise ValueError(
+                "model.base_digest is needed where trainer = 'lora': 'secagg owner show-base BASE' "
+                "prints it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_a_port(self) -> Config:
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+            raise ValueError("coordinator is HOST:PORT")
+        return self
+
+
+def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a tenant's configuration file.
+
+    Raises:
+        ConfigError: names the key and what is wrong with it.
+    """
+    return load(Config, path, ENVIRONMENT_PREFIX, environment)
+
+
+def required_files(config: Config) -> tuple[Path, ...]:
+    """What must be there before this tenant can join."""
+    match config.training:
+        case LoraTraining(text=text):
+            return (text,)
+        case VectorTraining(file=file):
+            return () if file is None else (file,)
+
+
+def check_text(config: Config) -> None:
+    """Demand that the private text exists.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    for path in required_files(config):
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; training.text or training.file names it")

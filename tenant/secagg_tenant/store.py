@@ -1,0 +1,169 @@
+"""What a tenant remembers in its own SQLite: rounds, model versions, evaluations, an audit log.
+
+The ledger is a database of its own (secagg/sqlite_ledger.py), since it alone decides what may be
+said. Losing this one loses convenience and history, never a guarantee. No secret stands here; the
+figures are about private text and stay here.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secagg.errors import ConfigError
+from secagg.plan import RoundPlan
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE round (
+    context BLOB PRIMARY KEY, number TEXT NOT NULL, plan BLOB NOT NULL,
+    adapter_version INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    begun_at REAL NOT NULL, ended_at REAL
+);
+CREATE TABLE version (
+    digest BLOB PRIMARY KEY, number INTEGER NOT NULL, fetched_at REAL NOT NULL
+);
+CREATE TABLE evaluation (
+    digest BLOB NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (digest, name)
+);
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedRound:
+    """A round that this tenant was asked to take part in."""
+
+    plan: RoundPlan
+    adapter_version: int
+
+
+class TenantStore:
+    """One SQLite file. Calls are short and come from one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = _open(path)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._database.close()
+
+    @property
+    def event_cursor(self) -> int:
+        """The last event of the coordinator that was dealt with."""
+        row = self._one("SELECT value FROM setting WHERE name = 'event_cursor'")
+        return 0 if row is None else int(row[0])
+
+    @event_cursor.setter
+    def event_cursor(self, event_id: int) -> None:
+        self._write("INSERT OR REPLACE INTO setting VALUES ('event_cursor', ?)", str(event_id))
+
+    def begin_round(self, offered: OfferedRound) -> None:
+        """Remember an offer; the same again changes nothing."""
+        plan = offered.plan
+        self._write(
+            "INSERT OR IGNORE INTO round VALUES (?, ?, ?, ?, 'offered', '', ?, NULL)",
+            plan.context, str(plan.round_number), plan.encode(), offered.adapter_version,
+            time.time(),
+        )  # fmt: skip
+
+    def set_round(self, context: bytes, state: str, reason: str = "") -> None:
+        """`joined`, `answered`, `opened`, `aborted`, `refused` or `given up`, with the reason."""
+        ended = None if state in ("joined", "answered") else time.time()
+        self._write(
+            "UPDATE round SET state = ?, reason = ?, ended_at = ? WHERE context = ?",
+            state, reason[:400], ended, context,
+        )  # fmt: skip
+
+    def round(self, context: bytes) -> OfferedRound | None:
+        """A round by its context."""
+        row = self._one("SELECT plan, adapter_version FROM round WHERE context = ?", context)
+        return None if row is None else OfferedRound(RoundPlan.decode(row[0]), row[1])
+
+    def round_state(self, context: bytes) -> str | None:
+        """The state last set, None for a round never offered."""
+        row = self._one("SELECT state FROM round WHERE context = ?", context)
+        return None if row is None else str(row[0])
+
+    def add_version(self, digest: bytes, number: int) -> None:
+        """A version was fetched and its hashes are right."""
+        self._write("INSERT OR IGNORE INTO version VALUES (?, ?, ?)", digest, number, time.time())
+
+    def add_evaluation(self, digest: bytes, figures: Mapping[str, float]) -> None:
+        """Figures on this tenant's own held-out text."""
+        for name, value in figures.items():
+            self._write(
+                "INSERT OR REPLACE INTO evaluation VALUES (?, ?, ?, ?)",
+                digest, name, value, time.time(),
+            )  # fmt: skip
+
+    def evaluated(self, digest: bytes) -> bool:
+        """Whether there are figures for this version."""
+        return self._one("SELECT 1 FROM evaluation WHERE digest = ?", digest) is not None
+
+    def audit(self, event: str, **detail: object) -> None:
+        """Append to the audit log."""
+        self._write(
+            "INSERT INTO audit (at, event, detail) VALUES (?, ?, ?)",
+            time.time(), event, json.dumps(detail, sort_keys=True),
+        )  # fmt: skip
+
+    def _one(self, statement: str, *values: object) -> Any:
+        return self._database.execute(statement, values).fetchone()
+
+    def _write(self, statement: str, *values: object) -> None:
+        self._database.execute(statement, values)
+
+
+def read_report(path: Path) -> dict[str, list[dict[str, object]]]:
+    """Rounds, versions with their figures, and the audit log's end, for `secagg tenant status`.
+
+    Raises:
+        ConfigError: there is no such database.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: this tenant has not joined yet")
+    with closing(_open(path)) as database:
+        return {name: list(_rows(database, query)) for name, query in _REPORT.items()}
+
+
+_REPORT = {
+    "rounds": "SELECT number, lower(hex(context)) AS context, state, reason, adapter_version, "
+    "begun_at, ended_at FROM round ORDER BY begun_at",
+    "versions": "SELECT v.number, lower(hex(v.digest)) AS digest, v.fetched_at, e.name, e.value "
+    "FROM version v LEFT JOIN evaluation e ON e.digest = v.digest ORDER BY v.number, e.name",
+    "audit": "SELECT * FROM (SELECT * FROM audit ORDER BY id DESC LIMIT 200) ORDER BY id",
+}
+
+
+def _rows(database: sqlite3.Connection, query: str) -> Iterator[dict[str, object]]:
+    cursor = database.execute(query)
+    names = [column[0] for column in cursor.description]
+    for row in cursor:
+        yield dict(zip(names, row, strict=True))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(path, isolation_level=None, timeout=5)
+        database.execute("PRAGMA journal_mode = WAL")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            database.executescript(
+                f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT"
+            )
+    except sqlite3.Error as error:
+        raise ConfigError(f"{path} cannot be used as this tenant's database: {error}") from None
+    if version not in (0, _VERSION):
+        raise ConfigError(f"{path} is of version {version}; this program writes {_VERSION}")
+    return database
