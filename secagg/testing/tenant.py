@@ -48,7 +48,6 @@ class SimulatedTenant:
         self.weight = weight
         self.randomness = randomness
         self.record_levels = record_levels
-        self.plan: RoundPlan | None = None
         self.participant: Participant | None = None
         self.failure: SecaggError | None = None
         self.finished = False
@@ -78,12 +77,15 @@ class SimulatedTenant:
         Raises:
             PolicyRefused: it does not take part.
         """
-        self.plan = RoundPlan.decode(plan)
-        self.participant = Participant(
-            self.plan, identity=self.identity, roster=self.roster, policy=self.policy,
+        if self.participant is not None and self.participant.plan.encode() == plan:
+            return []  # offered again
+        participant = Participant(
+            RoundPlan.decode(plan), identity=self.identity, roster=self.roster, policy=self.policy,
             ledger=self.ledger, randomness=self.randomness, seal_key=self.seal_key,
         )  # fmt: skip
-        return self.execute(self.participant.start())
+        messages = self.execute(participant.start())
+        self.participant = participant
+        return messages
 
     def receive(self, message: bytes) -> list[bytes]:
         """Answer one message of the aggregator."""

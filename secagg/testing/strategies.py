@@ -1,0 +1,131 @@
+"""Hypothesis strategies for plans, inputs, dropouts and faulty links. Needs Hypothesis.
+
+Cohorts come from `cohort(n)`, so that keys are made once; what varies is what a round depends on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from secagg.encoding import Values
+from secagg.errors import Step
+from secagg.plan import RoundPlan
+from secagg.testing.cohorts import Cohort, cohort
+from secagg.testing.faults import (
+    DOWN,
+    UP,
+    Delay,
+    Drop,
+    Duplicate,
+    Fault,
+    KillDuringUpload,
+    Reorder,
+    Restart,
+    Silence,
+)
+from secagg.testing.randomness import SeededRandomness
+
+_RESTARTABLE = (*DOWN, "upload_header", "upload_chunk", "upload_commitment")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A plan with everybody's vector and weight, in index order."""
+
+    members: Cohort
+    plan: RoundPlan
+    vectors: tuple[Values, ...]
+    weights: tuple[int, ...]
+
+
+@st.composite
+def plans(
+    draw: st.DrawFn, min_n: int = 3, max_n: int = 7, max_length: int = 40
+) -> tuple[Cohort, RoundPlan]:
+    """Plans that can work, over every ring width, threshold and f that fit the cohort."""
+    n = draw(st.integers(min_n, max_n))
+    f = draw(st.integers(0, (n - 1) // 3))
+    quorum = (n + f) // 2 + 1
+    members = cohort(n)
+    plan = members.plan(
+        draw(st.integers(1, max_length)),
+        round_number=draw(st.integers(1, 1 << 32)),
+        clip=draw(st.sampled_from((1e-3, 1.0, 64.0))),
+        value_bits=draw(st.integers(4, 32)),
+        max_weight=draw(st.sampled_from((1, 2, 100, 1 << 20, 1 << 40))),
+        max_colluders=f,
+        share_threshold=draw(st.integers(quorum, n)),
+        min_survivors=draw(st.integers(f + 2, n)),
+    )
+    return members, plan
+
+
+def vectors(plan: RoundPlan) -> st.SearchStrategy[Values]:
+    """(d,) float32: uniform, or all at one end of the clip, at zero, or beyond the clip."""
+    clip, length = plan.quantiser.clip, plan.layout.size
+
+    def uniform(seed: int) -> Values:
+        return SeededRandomness(f"vector {seed}").uniform(length, clip)
+
+    constant = st.sampled_from((clip, -clip, 0.0, 3 * clip)).map(
+        lambda value: np.full(length, value, np.float32)
+    )
+    return st.one_of(st.integers(0, 1 << 16).map(uniform), constant)
+
+
+@st.composite
+def rounds(draw: st.DrawFn, min_n: int = 3, max_n: int = 7, max_length: int = 40) -> Inputs:
+    """A plan and everybody's input."""
+    members, plan = draw(plans(min_n, max_n, max_length))
+    weight = st.sampled_from((1, plan.max_weight)) | st.integers(1, plan.max_weight)
+    return Inputs(
+        members,
+        plan,
+        tuple(draw(vectors(plan)) for _ in plan.cohort),
+        tuple(draw(weight) for _ in plan.cohort),
+    )
+
+
+def dropouts(plan: RoundPlan, most: int | None = None) -> st.SearchStrategy[dict[str, Step | None]]:
+    """Which tenants fall silent, and after which step (None: before the first)."""
+    return st.dictionaries(
+        st.sampled_from(plan.cohort),
+        st.sampled_from((None, *list(Step)[:-1])),
+        max_size=plan.n if most is None else most,
+    )
+
+
+def faults(plan: RoundPlan) -> st.SearchStrategy[Fault]:
+    """One fault on one tenant's link, of any kind but tampering."""
+    tenant = st.sampled_from(plan.cohort)
+    label = st.sampled_from((*UP, *DOWN))
+    seconds = st.sampled_from((0.5, 30.0, 59.9, 60.0, 61.0, 10_000.0))
+    return st.one_of(
+        st.builds(Drop, tenant, label),
+        st.builds(Delay, tenant, label, seconds),
+        st.builds(Duplicate, tenant, label, seconds),
+        st.builds(Reorder, tenant, label, st.integers(1, 12)),
+        st.builds(Silence, tenant, st.sampled_from((None, *list(Step)[:-1]))),
+        st.builds(KillDuringUpload, tenant, st.integers(0, 60)),
+        restarts(plan),
+    )
+
+
+def restarts(plan: RoundPlan) -> st.SearchStrategy[Restart]:
+    """A process that dies and comes back, at any moment, with the right state or an old one."""
+    return st.builds(
+        Restart,
+        st.sampled_from(plan.cohort),
+        st.sampled_from(_RESTARTABLE),
+        st.sampled_from(("same", "stale")),
+        st.booleans(),
+        st.integers(0, 40),
+    )
+
+
+def schedules(plan: RoundPlan, most: int = 6) -> st.SearchStrategy[list[Fault]]:
+    """Up to `most` faults."""
+    return st.lists(faults(plan), max_size=most)
