@@ -29,10 +29,23 @@ def event(name: str, *, level: int = logging.INFO, **fields: Field) -> None:
 
 
 def failure(name: str, error: BaseException, **fields: Field) -> None:
-    """Write an unexpected exception: its type and where it rose, not its message."""
+    """Write an unexpected exception: its type, the system's reason and where it rose.
+
+    Its own message is left out: nobody has checked what is in it.
+    """
     where = traceback.extract_tb(error.__traceback__)[-5:]
     frames = tuple(f"{frame.filename}:{frame.lineno}:{frame.name}" for frame in where)
-    event(name, level=logging.ERROR, error=type(error).__name__, frames=frames, **fields)
+    event(
+        name, level=logging.ERROR, error=type(error).__name__, system=_system_reason(error),
+        frames=frames, **fields,
+    )  # fmt: skip
+
+
+def _system_reason(error: BaseException) -> str:
+    """What the operating system or the database said: these texts hold no values."""
+    if isinstance(error, OSError):
+        return error.strerror or ""
+    return str(getattr(error, "orig", None) or "")
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:

@@ -24,7 +24,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, assert_never
+from typing import Protocol, TypeVar, assert_never
 
 from secagg.aggregator import Aggregator, Result, Spool
 from secagg.errors import FaultyParticipant, ProtocolError, SecaggError, Step
@@ -73,6 +73,13 @@ class Host:
     evidence: Path | None = None
 
 
+class RoundSpool(Spool, Protocol):
+    """A spool that can say where its files lie."""
+
+    def uploads(self) -> dict[str, Path]:
+        """The uploads that are kept, by tenant."""
+
+
 @dataclass(slots=True)
 class _Meter:
     """What the running step has taken so far."""
@@ -113,9 +120,10 @@ class _End:
 
 @dataclass(slots=True)
 class _Outbox:
-    """Dispatches of one call, grouped: most go to everybody with the same bytes."""
+    """Dispatches of one call, grouped (most go to everybody with the same bytes), and the end."""
 
     recipients: dict[bytes, list[str]] = field(default_factory=dict)
+    end: _End | None = None
 
     def add(self, dispatch: Dispatch) -> None:
         self.recipients.setdefault(dispatch.message, []).append(dispatch.recipient)
@@ -134,14 +142,13 @@ class RoundDriver:
         roster: Roster,
         *,
         adapter_version: int,
-        spool: Spool,
-        uploads_on_disk: Callable[[], dict[str, Path]],
+        spool: RoundSpool,
         host: Host,
     ) -> None:
         self.plan = plan
         self._host = host
         self._adapter_version = adapter_version
-        self._uploads_on_disk = uploads_on_disk
+        self._spool = spool
         self._archive = Archive(host.data, plan, host.evidence)
         self._aggregator = Aggregator(
             plan, roster, spool=spool, past_disputes=host.store.disputes()
@@ -220,12 +227,12 @@ class RoundDriver:
         """Close steps when their time has come, until the round has ended."""
         loop = asyncio.get_running_loop()
         while not self.ended:
-            planned = self.next_check()
             self._wake.clear()
-            timer = loop.call_later(max(0.0, planned - self._host.clock()), self._wake.set)
+            due = loop.time() + max(0.0, self.next_check() - self._host.clock())
+            timer = loop.call_at(due, self._wake.set)
             await self._wake.wait()
             timer.cancel()
-            if self._host.clock() - planned > _LATE_S:
+            if loop.time() - due > _LATE_S:
                 # This process was held up: calls that renew leases wait in the sockets.
                 await asyncio.sleep(_LATE_S)
             await self.tick()
@@ -293,6 +300,8 @@ class RoundDriver:
     def _fail(self, error: Exception) -> None:
         """The aggregator and the store may disagree now: end the round, visibly."""
         log.failure("round failed", error, context=self.plan.context)
+        if self._end is not None:
+            return
         reason = f"the coordinator failed ({type(error).__name__})"
         self._aggregator.abort(reason)
         self._end = _End("aborted", reason)
@@ -432,6 +441,8 @@ class RoundDriver:
 
     def _carry_out(self, outputs: Iterable[AggregatorOutput], also: _Write | None = None) -> None:
         """Write down what a call brought forth, all of it or nothing."""
+        if self._end is not None:
+            return
         outbox, closing = _Outbox(), self._meter.step
         with self._host.store.writing() as transaction:
             if also is not None:
@@ -445,8 +456,9 @@ class RoundDriver:
                 transaction.tell(self.plan.context, event.SerializeToString(), recipients)
                 self._told.update(recipients)
             self._meter.sent += outbox.size
-            if self._end is not None or self._aggregator.step is not closing:
+            if outbox.end is not None or self._aggregator.step is not closing:
                 self._turn_page(transaction)
+        self._end = outbox.end
 
     def _write(self, transaction: Transaction, output: AggregatorOutput, outbox: _Outbox) -> None:
         match output:
@@ -457,10 +469,10 @@ class RoundDriver:
             case Excluded():
                 self._write_exclusion(transaction, output)
             case Finished(result):
-                self._write_result(transaction, result)
+                outbox.end = self._write_result(transaction, result)
             case Aborted(error):
-                self._end = _End("aborted", str(error))
-                self._write_end(transaction, self._end)
+                outbox.end = _End("aborted", str(error))
+                self._write_end(transaction, outbox.end)
             case _:
                 assert_never(output)
 
@@ -474,7 +486,7 @@ class RoundDriver:
             evidence=tuple(digest.hex() for digest in excluded.evidence),
         )  # fmt: skip
 
-    def _write_result(self, transaction: Transaction, result: Result | None) -> None:
+    def _write_result(self, transaction: Transaction, result: Result | None) -> _End:
         if result is None:
             raise InternalError("the aggregator finished without a result")
         transcript = self._aggregator.transcript
@@ -484,19 +496,20 @@ class RoundDriver:
         )  # fmt: skip
         digest = self._archive.write_transcript(transcript)
         self._archive.write_evidence(transcript, self._survivors_on_disk(result), result)
-        self._end = _End("opened", "", result.survivors)
+        end = _End("opened", "", result.survivors)
         transaction.finish_round(self.plan.context, opened, digest)
-        self._tell_end(transaction, self._end)
+        self._tell_end(transaction, end)
+        return end
 
     def _survivors_on_disk(self, result: Result) -> dict[str, Path]:
-        return {t: p for t, p in self._uploads_on_disk().items() if t in result.survivors}
+        return {t: p for t, p in self._spool.uploads().items() if t in result.survivors}
 
     def _write_end(self, transaction: Transaction, end: _End) -> None:
         """An abort; what was said until then is kept as well as it can be."""
         transcript = self._aggregator.transcript
         try:
             self._archive.write_transcript(transcript)
-            self._archive.write_evidence(transcript, self._uploads_on_disk(), None)
+            self._archive.write_evidence(transcript, self._spool.uploads(), None)
         except OSError as error:
             log.failure("transcript not kept", error, context=self.plan.context)
         transaction.abort_round(self.plan.context, end.reason, sha256(transcript))

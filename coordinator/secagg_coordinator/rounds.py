@@ -18,7 +18,7 @@ from secagg.plan import RoundPlan
 from secagg.scheme import upload_bytes
 from secagg_coordinator import archive, log
 from secagg_coordinator.config import Limits, Retention
-from secagg_coordinator.round_driver import Host, RoundDriver, tell_end
+from secagg_coordinator.round_driver import Host, RoundDriver, RoundSpool, tell_end
 from secagg_coordinator.spool import DiskSpool, SpoolQuota, purge
 from secagg_coordinator.store import now_ms
 from secagg_coordinator.views import status_of
@@ -132,6 +132,11 @@ class Rounds:
         elif not await self._in_thread(self._known, context):
             raise UnknownRound("no round has this context")
 
+    async def tick(self) -> None:
+        """Let every round look at the clock now; it does so by itself at its deadlines."""
+        for driver in list(self._open.values()):
+            await driver.tick()
+
     def close_leftovers(self) -> None:
         """Mark rounds that a crash cut off as aborted, and tell their cohorts."""
         store = self._host.store
@@ -198,11 +203,14 @@ class Rounds:
             )
 
     def _driver(self, plan: RoundPlan, adapter_version: int) -> RoundDriver:
-        spool = DiskSpool(archive.spool_of(self._host.data, plan.context), self._quota)
         return RoundDriver(
-            plan, self._terms.roster, adapter_version=adapter_version, spool=spool,
-            uploads_on_disk=spool.uploads, host=self._host,
+            plan, self._terms.roster, adapter_version=adapter_version,
+            spool=self.spool_for(plan), host=self._host,
         )  # fmt: skip
+
+    def spool_for(self, plan: RoundPlan) -> RoundSpool:
+        """Where a round's uploads wait."""
+        return DiskSpool(archive.spool_of(self._host.data, plan.context), self._quota)
 
     def _start(self, driver: RoundDriver) -> None:
         context = driver.plan.context

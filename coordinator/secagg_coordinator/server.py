@@ -103,13 +103,15 @@ class Coordinator:
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         seconds = self._config.drain_seconds if drain_seconds is None else drain_seconds
-        await self.rounds.drain(seconds)
-        self._notices.close()
-        if self._purging is not None:
-            self._purging.cancel()
-        await self._server.stop(_STOP_GRACE_S)
-        self._resources.close()
-        log.event("stopped")
+        try:
+            await self.rounds.drain(seconds)
+        finally:
+            self._notices.close()
+            if self._purging is not None:
+                self._purging.cancel()
+            await self._server.stop(_STOP_GRACE_S)
+            self._resources.close()
+            log.event("stopped")
 
     async def _listen(self, credentials: grpc.ServerCredentials | None) -> None:
         self.rounds.close_leftovers()

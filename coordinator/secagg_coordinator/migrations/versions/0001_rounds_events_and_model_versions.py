@@ -14,7 +14,7 @@ def upgrade() -> None:
     op.create_table(
         "disputes",
         sa.Column("tenant", sa.String(length=255), nullable=False),
-        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("times", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("tenant"),
     )
     op.create_table(
