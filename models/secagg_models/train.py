@@ -1,0 +1,198 @@
+"""Training an adapter on private text, and measuring a model on held-out text.
+
+One loop serves every arm: a tenant passes its own stream, centralised training passes all of them,
+and each optimiser step takes `batch` windows from every stream given. Windows are a function of
+(seed, step, stream), so two arms that run the same steps see the same text. Small, one thread
+friendly, without worker processes.
+
+Nothing here logs or sends: losses go to the caller, who must keep them at the tenant (a loss says
+something about private text). Record-level differential privacy is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+
+from secagg.errors import ConfigError
+from secagg_models import attention, lora
+from secagg_models.text import TokenStream
+
+Precision = Literal["auto", "float32", "bfloat16"]
+ProgressCallback = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Learning rate over a whole training: linear warmup, constant, linear decay over the last
+    `decay_share` down to `final_share`. A round is a stretch of it."""
+
+    total_steps: int
+    warmup_steps: int = 4
+    decay_share: float = 0.5
+    final_share: float = 0.1
+
+    def factor(self, step: int) -> float:
+        """The multiplier at a step counted from the start of the whole training."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        decay_steps = max(1, round(self.total_steps * self.decay_share))
+        left = min(1.0, max(0.0, (self.total_steps - step) / decay_steps))
+        return self.final_share + (1 - self.final_share) * left
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """One stretch of training: steps `first_step` .. `first_step + steps` of the schedule.
+
+    `batch` windows of `context` tokens are taken from every stream at every step. `columns` limits
+    training to the first columns of B (a tenant of lower rank); `None` trains all.
+    """
+
+    steps: int
+    batch: int
+    context: int
+    lr: float
+    schedule: Schedule
+    seed: int
+    first_step: int = 0
+    columns: int | None = None
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        for clause in ("steps", "batch", "context"):
+            if getattr(self, clause) < 1:
+                raise ConfigError(f"training {clause} = {getattr(self, clause)}: at least 1")
+        if not self.lr > 0:
+            raise ConfigError(f"training lr = {self.lr}: it must be above 0")
+
+
+def _silent(step: int, steps: int, loss: float) -> None:
+    """The default callback: reports to nobody."""
+
+
+def train_lora(
+    model: PeftModel,
+    adapter: lora.Adapter,
+    streams: Sequence[TokenStream],
+    config: TrainingConfig,
+    on_progress: ProgressCallback = _silent,
+) -> list[float]:
+    """Train B in place with AdamW, from the B_0 of `adapter`; the losses step by step (nats/token).
+
+    `model` is what `lora.attach` returned. The optimiser starts anew, so its state never outlives
+    a round. Raises: UsageError if anything but B was trained.
+    """
+    lora.install(model, adapter)
+    parameters = lora.trained_parameters(model)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+    )
+    lora.check_frozen(model, adapter, optimizer)
+    use_fast_attention(model)
+    model.train()
+    losses = []
+    for step in range(config.first_step, config.first_step + config.steps):
+        optimizer.param_groups[0]["lr"] = config.lr * config.schedule.factor(step)
+        losses.append(_accumulate(model, streams, config, step))
+        _keep_columns(parameters, config.columns)
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        on_progress(step - config.first_step + 1, config.steps, losses[-1])
+    model.eval()
+    lora.check_frozen(model, adapter, optimizer)
+    return losses
+
+
+def _accumulate(
+    model: PeftModel, streams: Sequence[TokenStream], config: TrainingConfig, step: int
+) -> float:
+    total = 0.0
+    for stream in streams:
+        windows = stream.windows_at(config.seed, step, config.batch, config.context)
+        loss = token_loss(model, windows, config.precision).mean() / len(streams)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def _keep_columns(parameters: Sequence[torch.nn.Parameter], columns: int | None) -> None:
+    if columns is None:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad[:, columns:] = 0
+
+
+def token_loss(model: Any, windows: torch.Tensor, precision: Precision = "auto") -> torch.Tensor:
+    """Nats of every predicted token: (B, T) float32 for (B, T + 1) windows."""
+    device = next(model.parameters()).device
+    windows = windows.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=_wants_bf16(precision)):
+        logits = model(input_ids=windows[:, :-1], use_cache=False).logits  # (B, T, V)
+    return torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), windows[:, 1:], reduction="none"
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any,
+    stream: TokenStream,
+    *,
+    context: int,
+    max_windows: int = 96,
+    batch: int = 16,
+    precision: Precision = "auto",
+) -> float:
+    """Mean nats per byte over non-overlapping windows of held-out text; the same at every call.
+
+    At most `max_windows` windows, evenly spread over the files, so long texts count throughout.
+    """
+    use_fast_attention(model)
+    was_training = model.training
+    model.eval()
+    windows = stream.held_out_windows(max_windows, context)
+    total = 0.0
+    for part in torch.split(windows, batch):
+        total += float(token_loss(model, part, precision).double().sum())
+    model.train(was_training)
+    return total / (len(windows) * context) / stream.bytes_per_token
+
+
+def use_fast_attention(model: Any) -> None:
+    """Switch a Llama-shaped model on a CPU to query-chunked attention; leave others as they are."""
+    config = model.config
+    if config.model_type == "llama" and next(model.parameters()).device.type == "cpu":
+        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        if inner.config._attn_implementation != attention.NAME:
+            inner.set_attn_implementation(attention.NAME)
+
+
+@cache
+def has_bf16() -> bool:
+    """Whether bf16 matrix products beat float32 here (a GPU, or a processor with AVX512-BF16)."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "avx512_bf16" in flags.read_text(errors="replace")
+
+
+def _wants_bf16(precision: Precision) -> bool:
+    match precision:
+        case "auto":
+            return has_bf16()
+        case "bfloat16":
+            return True
+        case "float32":
+            return False
