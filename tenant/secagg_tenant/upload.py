@@ -1,8 +1,9 @@
 """The protected vector on its way: a client stream that resumes after a broken connection.
 
-The coordinator says how much it holds (`QueryUpload`) and the stream goes on from there. The digest
-at its end covers the whole upload, so a resumed stream computes the first bytes again; the core
-compares each leaf with the one in the ledger as it does so (check C30).
+The coordinator says how much it holds (`QueryUpload`) and the stream goes on from there; the core
+compares every leaf that it computes again with the one in the ledger (check C30). The digest at the
+end of a stream covers the pieces of that stream; the upload as a whole stands under the signed
+Merkle root.
 
 `max_bytes_per_second` caps what an upload takes of the line.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 
 import grpc
 
@@ -28,12 +28,6 @@ from secagg_wire.v1 import round_service_pb2 as pb
 
 _LEAST_PIECE = 1 << 12
 _REPORTS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    offset: int
-    payload: bytes
 
 
 class Pace:
@@ -119,9 +113,12 @@ class Uploader:
                 )
             )
             digest = hashlib.sha256()
-            async for piece in self._pieces():
-                digest.update(piece.payload)
-                await self._send(call, piece, offset)
+            async for payload in self._pieces(offset):
+                digest.update(payload)
+                await self._pace.wait_for(len(payload))
+                await call.write(pb.UploadInputRequest(offset=offset, payload=payload))
+                offset += len(payload)
+                self._report(offset)
             await call.write(
                 pb.UploadInputRequest(offset=self._total, finish=True, digest=digest.digest())
             )
@@ -138,26 +135,11 @@ class Uploader:
             )
         log.event("upload_finished", context=self._context, bytes=self._total)
 
-    async def _send(
-        self, call: grpc.aio.StreamUnaryCall[pb.UploadInputRequest, pb.UploadInputResponse],
-        piece: _Piece, offset: int,
-    ) -> None:  # fmt: skip
-        """Send what the coordinator does not hold yet."""
-        end = piece.offset + len(piece.payload)
-        if end <= offset:
-            return
-        payload = piece.payload[max(0, offset - piece.offset) :]
-        await self._pace.wait_for(len(payload))
-        await call.write(pb.UploadInputRequest(offset=end - len(payload), payload=payload))
-        self._report(end)
-
-    async def _pieces(self) -> AsyncIterator[_Piece]:
-        """All pieces from byte 0, made in the worker thread."""
-        place = 0
-        pieces = rechunk(self._participant.upload(0), self._pace.piece_bytes)
+    async def _pieces(self, offset: int) -> AsyncIterator[bytes]:
+        """All pieces from `offset`, made in the worker thread."""
+        pieces = rechunk(self._participant.upload(offset), self._pace.piece_bytes)
         while (payload := await self._tenant.crypto.run(_next, pieces)) is not None:
-            yield _Piece(place, payload)
-            place += len(payload)
+            yield payload
 
     def _report(self, sent: int) -> None:
         tick = sent * _REPORTS // self._total

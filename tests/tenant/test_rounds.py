@@ -1,0 +1,121 @@
+"""Tenant nodes in real rounds over TLS: what opens, what is left behind, what a restart does."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secagg.encoding import Quantiser
+from secagg_wire.v1 import round_pb2
+from tests.coordinator.federation import TENANTS, Enrolled, federation
+from tests.tenant.running import all_joined, config_of, drawn, joined, opened_sum
+
+
+def test_five_nodes_open_the_sum_of_what_they_drew(enrolled: Enrolled, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path) as nodes,
+        ):
+            plan = enrolled.plan(length=70_000)
+            context = await running.open(plan)
+            status = await running.ended(context)
+            assert status.outcome == round_pb2.ROUND_OUTCOME_OPENED, status.reason
+            assert list(status.survivors) == list(TENANTS)
+            total = (await opened_sum(running, context)) * plan.quantiser.scale
+            # Weight 1 of at most 100 is what each sends.
+            expected = sum(drawn(plan, name).astype(np.float64) for name in TENANTS) / 100
+            assert np.abs(total - expected).max() <= len(TENANTS) * plan.quantiser.scale
+            for node in nodes.values():
+                ended = await node.until("round_ended")
+                assert ended["outcome"] == "opened"
+
+    asyncio.run(scenario())
+
+
+def test_nothing_secret_is_left_after_a_round(enrolled: Enrolled, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path) as nodes,
+        ):
+            await running.ended(await running.open(enrolled.plan()))
+            await nodes["ada"].until("round_ended")
+
+    asyncio.run(scenario())
+    data = tmp_path / "ada"
+    assert not list((data / "round-keys").glob("*.key"))
+    assert not list((data / "rounds").iterdir())
+
+
+def test_the_next_round_adds_the_residual_of_the_last(enrolled: Enrolled, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path) as nodes,
+        ):
+            coarse = {"quantiser": Quantiser(1.0, 4)}
+            totals = np.zeros(500)
+            expected = np.zeros(500)
+            for number in (1, 2, 3):
+                plan = enrolled.plan(500, number).next_round(number, **coarse, max_weight=1)
+                context = await running.open(plan)
+                assert (await running.ended(context)).outcome == round_pb2.ROUND_OUTCOME_OPENED
+                totals += (await opened_sum(running, context)) * plan.quantiser.scale
+                expected += sum(drawn(plan, name).astype(np.float64) for name in TENANTS)
+                for node in nodes.values():
+                    await node.until("round_ended", round=number)
+            # Without feedback the errors of three rounds would add up; with it one round's remain.
+            assert np.abs(totals - expected).max() <= len(TENANTS) * plan.quantiser.scale
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ["ada"])
+def test_a_node_stopped_in_mid_upload_finishes_the_round_when_it_is_back(
+    enrolled: Enrolled, tmp_path: Path, name: str
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            slow = config_of(running, name, tmp_path, upload={"max_bytes_per_second": 200_000})
+            fast = config_of(running, name, tmp_path)
+            async with all_joined(running, tmp_path, without=(name,)):
+                plan = enrolled.plan(length=200_000)
+                async with joined(running, slow) as node:
+                    context = await running.open(plan)
+                    await node.until("upload_progress")
+                async with joined(running, fast) as node:
+                    restored = await node.until("round_restored")
+                    assert restored["step"] == "masked_input"
+                    started = await node.until("upload_started")
+                    assert 0 < started["offset"] < started["bytes"]
+                    status = await running.ended(context)
+                    assert list(status.survivors) == list(TENANTS)
+                    total = (await opened_sum(running, context)) * plan.quantiser.scale
+                    expected = sum(drawn(plan, each).astype(np.float64) for each in TENANTS) / 100
+                    assert np.abs(total - expected).max() <= len(TENANTS) * plan.quantiser.scale
+
+    asyncio.run(scenario())
+
+
+def test_a_node_whose_round_key_is_gone_gives_the_round_up_and_joins_the_next(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            slow = config_of(running, "ada", tmp_path, upload={"max_bytes_per_second": 100_000})
+            async with all_joined(running, tmp_path, without=("ada",)):
+                async with joined(running, slow) as node:
+                    first = await running.open(enrolled.plan(length=200_000))
+                    await node.until("upload_progress")
+                node.tenant.round_keys.destroy_all()
+                async with joined(running, config_of(running, "ada", tmp_path)) as node:
+                    gone = await node.until("round_given_up")
+                    assert gone["error"] == "StaleState"
+                    status = await running.ended(first)
+                    assert list(status.survivors) == [n for n in TENANTS if n != "ada"]
+                    second = await running.open(enrolled.plan(round_number=2))
+                    assert list((await running.ended(second)).survivors) == list(TENANTS)
+
+    asyncio.run(scenario())
