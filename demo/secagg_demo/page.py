@@ -1,0 +1,352 @@
+"""`report.html`: one file that needs nothing else, for people.
+
+The page says what was claimed, what was measured, and where to look it up. Every number in it
+stands in report.json or in the evidence folder too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from secagg_demo import plots
+from secagg_demo.comparison import Comparison
+from secagg_demo.evidence import load_levels, load_words, round_folder
+from secagg_demo.results import DemoResult, RoundResult
+
+_CSS = """
+:root { --ink:#1c2733; --faint:#6b7a89; --line:#e4e9ee; --good:#0f766e; --bad:#c62828;
+        --paper:#ffffff; --ground:#f4f6f8; }
+* { box-sizing:border-box }
+body { margin:0; background:var(--ground); color:var(--ink);
+       font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif }
+main { max-width:1020px; margin:0 auto; padding:2.2rem 1.4rem 4rem }
+h1 { font-size:1.75rem; margin:0 0 .2rem; letter-spacing:-.01em }
+h2 { font-size:1.15rem; margin:0 0 .6rem }
+p { margin:.4rem 0 .8rem; max-width:46rem } .lead { color:var(--faint); margin-bottom:1.4rem }
+section { background:var(--paper); border:1px solid var(--line); border-radius:12px;
+          padding:1.3rem 1.5rem; margin:0 0 1.1rem }
+.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(185px,1fr)); gap:.8rem;
+         margin:0 0 1.1rem }
+.card { background:var(--paper); border:1px solid var(--line); border-radius:12px;
+        padding:.9rem 1.1rem }
+.card b { display:block; font-size:1.6rem; letter-spacing:-.02em; line-height:1.2 }
+.card span { color:var(--faint); font-size:.83rem; line-height:1.35; display:block;
+             margin-top:.15rem }
+.good b, td.good { color:var(--good) } .bad b, td.bad { color:var(--bad) }
+table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums;
+        font-size:.9rem; margin:.4rem 0 .7rem }
+th { text-align:right; font-weight:600; color:var(--faint); font-size:.8rem;
+     border-bottom:1px solid var(--line); padding:.35rem .55rem; vertical-align:bottom }
+td { text-align:right; padding:.38rem .55rem; border-bottom:1px solid var(--line) }
+th:first-child, td:first-child { text-align:left } td.text { text-align:left }
+tr.total td { font-weight:600; border-bottom:none } td.best { font-weight:700 }
+svg { width:100%; height:auto; display:block; margin:.3rem 0 .6rem }
+.note { color:var(--faint); font-size:.85rem } .alarm { border-color:var(--bad) }
+code { font:.88em ui-monospace,Menlo,Consolas,monospace; background:var(--ground);
+       border-radius:4px; padding:.08em .3em } .wide { overflow-x:auto }
+details { margin:.5rem 0 } summary { cursor:pointer; color:var(--faint); font-size:.88rem }
+"""
+
+
+def write_page(result: DemoResult, folder: Path) -> Path:
+    """Draw `report.html` from the result and the evidence beside it."""
+    path = folder / "report.html"
+    path.write_text(render(result, folder / "evidence"), encoding="utf-8")
+    return path
+
+
+def render(result: DemoResult, evidence: Path) -> str:
+    """The whole page."""
+    parts = [
+        _abort(result),
+        _cards(result),
+        *([] if result.comparison is None else [_evaluation(result.comparison)]),
+        _timeline(result),
+        _rounds(result),
+        _secrecy(result, evidence),
+        *([] if result.comparison is None else [_rates(result.comparison)]),
+        *([_texts(result)] if result.texts else []),
+        _parameters(result),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>secagg demonstration</title><style>{_CSS}</style></head><body><main>"
+        f"<h1>Secure aggregation, shown</h1>{_lead(result)}{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _lead(result: DemoResult) -> str:
+    tenants = len(result.rounds[0].evidence.cohort) if result.rounds else 0
+    return (
+        f'<p class="lead">{tenants} tenants, a coordinator and a model owner, each a process of '
+        "its own, talked over mutual TLS. Every tenant kept its text and its model update to "
+        "itself; the coordinator learnt sums, and this page checks that against the evidence.</p>"
+    )
+
+
+def _abort(result: DemoResult) -> str:
+    entry = result.aborted
+    if entry is None:
+        return ""
+    return (
+        f'<section class="alarm"><h2>Round {entry.evidence.round_number} was aborted, and nothing '
+        f"was opened</h2><p>{escape(entry.reason)}</p>"
+        f"<p>{_names(entry.killed)} had been killed. Too few tenants were left to open a sum that "
+        "hides each of them, so the coordinator ended the round; there is no "
+        "<code>opened_sum.npy</code> for it. That is the intended end of such a round.</p>"
+        "</section>"
+    )
+
+
+def _cards(result: DemoResult) -> str:
+    opened = [entry for entry in result.rounds if entry.outcome == "opened"]
+    exact = sum(entry.evidence.exact_sum is True for entry in opened)
+    cards = [
+        _card(f"{exact} of {len(opened)}", "opened sums equal the sum of what the survivors "
+              "encoded, integer by integer", good=exact == len(opened) > 0),
+    ]  # fmt: skip
+    if result.comparison is not None:
+        share = result.comparison.recovered
+        cards.append(
+            _card(f"{100 * share:.0f}%", "of what centralised training gains over the base, "
+                  "reached without anybody's text leaving it", good=share >= 0.8)
+        )  # fmt: skip
+    if opened and opened[0].evidence.held:
+        p = opened[0].evidence.held[0].upload.high_bits_p
+        cards.append(_card(f"p = {p:.2f}", "what the coordinator held for one tenant, against "
+                           "uniform noise (chi-square)", good=p > 0.001))  # fmt: skip
+        size = opened[0].evidence.upload_bytes_per_value or 0.0
+        cards.append(_card(f"{size:.3f} bytes", "uploaded for each value of the update"))
+    cards.append(_card(f"{result.seconds / 60:.1f} min", "in all, on this machine"))
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _card(figure: str, text: str, *, good: bool | None = None) -> str:
+    mood = "" if good is None else " good" if good else " bad"
+    return f'<div class="card{mood}"><b>{escape(figure)}</b><span>{escape(text)}</span></div>'
+
+
+def _evaluation(comparison: Comparison) -> str:
+    columns = ("base", "local_only", "federated", "centralised", "local_only_on_all")
+    rows = []
+    for result in comparison.results:
+        values = [getattr(result, column) for column in columns]
+        best = min(values[:4])
+        cells = [
+            _td(f"{value:.3f}", "best" if value == best and place < 4 else "")
+            for place, value in enumerate(values)
+        ]
+        rows.append(f"<tr><td>{escape(result.tenant)}</td>{''.join(cells)}</tr>")
+    means = [
+        sum(getattr(result, column) for result in comparison.results) / len(comparison.results)
+        for column in columns
+    ]
+    total = "".join(_td(f"{mean:.3f}") for mean in means)
+    head = _head("tenant", "base", "local only", "federated", "centralised",
+                 "local only, on all tenants&#39; text")  # fmt: skip
+    return (
+        "<section><h2>Did it learn?</h2><p>Loss on each tenant's held-out test files, in nats a "
+        "byte: lower is better, the best arm in bold. Local-only training may well win on its own "
+        "text; the last column shows what it is worth on everybody's.</p>"
+        f'<div class="wide"><table>{head}'
+        f'{"".join(rows)}<tr class="total"><td>mean</td>{total}</tr></table></div>'
+        f"{plots.losses_by_arm(comparison)}"
+        "<h2>Loss over rounds</h2><p>The federated adapter on each tenant's test text after every "
+        "round, and where the other arms ended (dashed). Each plot has its own scale.</p>"
+        f"{plots.losses_over_rounds(comparison)}"
+        f"<p>The federated adapter recovers <b>{100 * comparison.recovered:.1f}%</b> of the mean "
+        "gain of centralised training over the base.</p></section>"
+    )  # fmt: skip
+
+
+def _timeline(result: DemoResult) -> str:
+    if not result.timeline.spans:
+        return ""
+    return (
+        "<section><h2>What happened when</h2><p>The coordinator's lane shows the six steps of each "
+        "round; the tenants' lanes show training and uploads. A cross is a SIGKILL.</p>"
+        f"{plots.timeline(result.timeline)}</section>"
+    )
+
+
+def _rounds(result: DemoResult) -> str:
+    rows = []
+    for entry in result.rounds:
+        evidence = entry.evidence
+        exact = {True: "equal", False: "DIFFERENT", None: "nothing opened"}[evidence.exact_sum]
+        mood = {True: "good", False: "bad", None: ""}[evidence.exact_sum]
+        size = evidence.upload_bytes_per_value
+        rows.append(
+            f"<tr><td>{evidence.round_number}</td>{_td(evidence.scheme)}"
+            f"{_td(f'{len(entry.survivors)} of {len(evidence.cohort)}')}"
+            f"{_td(_names(entry.killed) or 'none')}{_td(exact, mood)}"
+            f"{_td({True: 'holds', False: 'FAILS', None: '-'}[entry.transcript_holds])}"
+            f"{_td('-' if size is None else f'{size:.4f}')}"
+            f"{_td(f'{sum(entry.seconds.values()):.1f}')}</tr>"
+        )
+    head = _head("round", "scheme", "survivors", "killed", "opened sum against the survivors' "
+                 "encoded sum", "signed transcript", "bytes a value", "seconds")  # fmt: skip
+    return (
+        "<section><h2>Was the sum exact?</h2><p>Each tenant wrote down what it encoded (for this "
+        "demonstration only). The sum that the coordinator opened is compared with the sum over "
+        "the survivors, all integers of it.</p>"
+        f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+        f"{_exclusions(result.rounds)}"
+        f"{_step_table(result.rounds)}"
+        '<p class="note">To recompute all of it without this project\'s code, see '
+        "<code>evidence/README.txt</code>. Step 0 includes the tenants' training.</p></section>"
+    )
+
+
+def _exclusions(rounds: Sequence[RoundResult]) -> str:
+    items = [
+        f"<li>round {entry.evidence.round_number}: <b>{escape(one.tenant)}</b> left in step "
+        f"<code>{escape(one.step)}</code> ({escape(one.reason)})"
+        + ("; its mask seed was rebuilt from the survivors' shares" if entry.outcome == "opened"
+           and one.step == "masked_input" else "") + "</li>"
+        for entry in rounds for one in entry.excluded
+    ]  # fmt: skip
+    return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _step_table(rounds: Sequence[RoundResult]) -> str:
+    steps = list(dict.fromkeys(step for entry in rounds for step in entry.seconds))
+    rows = "".join(
+        f"<tr><td>{entry.evidence.round_number}</td>"
+        + "".join(
+            _td(f"{entry.seconds[step]:.2f}" if step in entry.seconds else "-") for step in steps
+        )
+        + "</tr>"
+        for entry in rounds
+    )
+    head = _head("round", *(step.replace("_", " ") for step in steps))
+    return (
+        f"<details><summary>seconds of each step</summary><table>{head}{rows}</table></details>"
+        if steps
+        else ""
+    )
+
+
+def _secrecy(result: DemoResult, evidence: Path) -> str:
+    shown = next((entry for entry in result.rounds if entry.evidence.held), None)
+    if shown is None:
+        return ""
+    folder = round_folder(evidence, shown.evidence.round_number)
+    held, bits = shown.evidence.held[0], shown.evidence.ring_bits
+    words = load_words(folder, held.tenant, shown.evidence.length, bits)
+    pictures = plots.as_pictures(load_levels(folder, held.tenant), words, bits)
+    rows = "".join(
+        f"<tr><td>{entry.evidence.round_number}</td>{_td(escape(one.tenant), 'text')}"
+        f"{_td(f'{one.upload.high_bits_p:.3f}')}{_td(f'{one.upload.low_bits_p:.3f}')}"
+        f"{_td(f'{one.upload.high_bits_chi_square:.0f}')}"
+        f"{_td(f'{one.encoded.high_bits_chi_square:,.0f}')}</tr>"
+        for entry in result.rounds
+        for one in entry.evidence.held
+    )
+    head = _head("round", "tenant", "p, highest 8 bits", "p, lowest 8 bits",
+                 "chi-square (255 expected)", "chi-square if unmasked")  # fmt: skip
+    return (
+        "<section><h2>What did the coordinator hold?</h2><p>The upload of "
+        f"<b>{escape(held.tenant)}</b> in round {shown.evidence.round_number}: "
+        f"{shown.evidence.length:,} values of {bits} bits, exactly as received. Left, what hides "
+        "in it; right, what the coordinator could look at before the masks of all survivors "
+        "cancelled in the sum.</p>"
+        f"{plots.encoded_and_uploaded(held, bits)}{pictures}"
+        f"<details open><summary>chi-square against uniform, every upload</summary>"
+        f"<table>{head}{rows}</table></details>"
+        '<p class="note">An honest p is itself uniform between 0 and 1: about one in a hundred is '
+        "below 0.01. A large p proves nothing by itself; the proof is the protocol's.</p></section>"
+    )
+
+
+def _rates(comparison: Comparison) -> str:
+    rates, chosen = comparison.rates, comparison.rates.chosen
+    rows = "".join(
+        f"<tr><td>{plots.ARM_NAMES[arm]}</td>"
+        + "".join(
+            _td(f"{loss:.4f}", "best" if rate == chosen[arm] else "")
+            for rate, loss in zip(rates.grid, losses, strict=True)
+        )
+        + "</tr>"
+        for arm, losses in rates.validation.items()
+    )
+    head = _head("arm", *(f"rate {rate:g}" for rate in rates.grid))
+    return (
+        "<section><h2>Learning rates</h2><p>Each arm takes the best rate of one grid by mean loss "
+        f"on validation text after a pilot: the first {rates.pilot_steps} steps of its own "
+        "training. The federated arm's pilot is one round of that length (the mean of the local "
+        "pilots). The test text plays no part in it.</p>"
+        f"<table>{head}{rows}</table></section>"
+    )
+
+
+def _texts(result: DemoResult) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(text['tenant'])}</td>{_td(escape(text['source']), 'text')}"
+        + "".join(_td(f"{text['files'][split]:,}") for split in ("train", "validation", "test"))
+        + _td(f"{sum(text['bytes'].values()) / 1e6:.1f}")
+        + "</tr>"
+        for text in result.texts
+    )
+    head = _head("tenant", "source of", "train files", "validation files", "test files", "MB")
+    listings = "".join(
+        f"<details><summary>{escape(text['tenant'])}: files and SHA-256</summary><table>"
+        + "".join(
+            f"<tr><td><code>{escape(file['path'])}</code></td>{_td(split, 'text')}"
+            f"{_td(str(file['bytes']))}{_td('<code>' + file['sha256'][:16] + '</code>')}</tr>"
+            for split, files in text["listing"].items()
+            if split != "train"
+            for file in files
+        )
+        + "</table></details>"
+        for text in result.texts
+    )
+    return (
+        "<section><h2>The tenants' private text</h2><p>Each tenant holds the Python source of one "
+        "installed package, split by whole file. None of it was in the base's pretraining text, "
+        "which is the standard library. All hashes, training files included, stand in "
+        f"<code>texts.json</code>.</p><table>{head}{rows}</table>{listings}</section>"
+    )
+
+
+def _parameters(result: DemoResult) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(str(name))}</td>{_td(escape(_short(value)), 'text')}</tr>"
+        for name, value in result.parameters.items()
+    )
+    parts = "".join(
+        f"<tr><td>{escape(name)}</td>{_td(f'{seconds:.1f}')}</tr>"
+        for name, seconds in result.seconds_by_part.items()
+    )
+    return (
+        f"<section><h2>Parameters</h2><table>{rows}</table>"
+        f"<details><summary>seconds by part (parts overlap)</summary><table>{parts}</table>"
+        "</details></section>"
+    )
+
+
+def _short(value: object) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{name} {_short(item)}" for name, item in value.items())
+        case list() | tuple():
+            return ", ".join(map(_short, value))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _head(*names: str) -> str:
+    return "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
+
+
+def _td(text: str, kind: str = "") -> str:
+    return f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>"
+
+
+def _names(names: Iterable[str]) -> str:
+    return escape(", ".join(names))

@@ -1,0 +1,82 @@
+"""What a demonstration found, as values: the report is drawn from these and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from secagg_demo.comparison import Comparison
+from secagg_demo.evidence import RoundEvidence
+
+Outcome = Literal["opened", "aborted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Who left a round, in which step, and why, as the coordinator noted it."""
+
+    tenant: str
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """One round as it went."""
+
+    evidence: RoundEvidence
+    outcome: Outcome
+    reason: str
+    survivors: tuple[str, ...]
+    killed: tuple[str, ...]
+    excluded: tuple[Exclusion, ...]
+    seconds: Mapping[str, float]
+    transcript_holds: bool | None
+    """Whether `verify_transcript` accepted it; None where the round was aborted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A lane of the timeline was busy with something; seconds since the demonstration began."""
+
+    lane: str
+    kind: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something happened at a moment."""
+
+    lane: str
+    text: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The run as it happened."""
+
+    lanes: tuple[str, ...]
+    spans: tuple[Span, ...]
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """All of it. `comparison` is None where no model was trained, or a round was aborted."""
+
+    rounds: tuple[RoundResult, ...]
+    comparison: Comparison | None
+    parameters: Mapping[str, Any]
+    texts: tuple[Mapping[str, Any], ...]
+    timeline: Timeline
+    seconds: float
+    seconds_by_part: Mapping[str, float]
+
+    @property
+    def aborted(self) -> RoundResult | None:
+        """The round in which it ended, if it did not go through."""
+        return next((entry for entry in self.rounds if entry.outcome == "aborted"), None)
