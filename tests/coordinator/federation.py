@@ -5,7 +5,7 @@ Time is a clock that only the test moves; nothing here waits for wall-clock time
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,8 +197,12 @@ class Tenant:
         self.participant = participant(federation.enrolled, name, plan)
         self.context = plan.context
 
-    async def play(self, *, uploads: bool = True) -> Any:
-        """Take part until the round has ended; without `uploads` go silent at step 3."""
+    async def play(self, upload: Callable[["Tenant"], Awaitable[bool]] | None = None) -> Any:
+        """Take part until the round has ended.
+
+        `upload` does step 3 in place of `Tenant.upload`; when it returns False this tenant goes
+        silent from there on.
+        """
         async for event in self.watch():
             match event.WhichOneof("event"):
                 case "round_offered" if event.round_offered.plan == self.participant.plan.encode():
@@ -208,9 +212,8 @@ class Tenant:
                     await self.send(self.participant.receive(message))
                     if self.participant.ready:
                         self.agreed.set()
-                        if not uploads:
+                        if not await (upload(self) if upload else self.upload()):
                             return None
-                        await self.upload()
                 case "round_ended" if event.round_ended.context == self.context:
                     self.ended = event.round_ended
                     return self.ended
@@ -220,13 +223,29 @@ class Tenant:
         request = round_pb.WatchRoundsRequest(tenant=self.name, resume_after=resume_after)
         return self.stub.WatchRounds(request, timeout=CALL_S)
 
-    async def upload(self) -> None:
-        await self.send(self.participant.submit(self.vector, self.weight))
-        pieces = upload_requests(self.name, self.context, self.participant.upload())
-        reply = await self.stub.UploadInput(pieces, timeout=CALL_S)
+    async def upload(self) -> bool:
+        await self.announce_upload()
+        reply = await self.send_pieces(upload_requests(self.name, self.context, self.pieces()))
         assert reply.committed_size == self.participant.upload_size
+        await self.commit_upload()
+        return True
+
+    async def announce_upload(self) -> None:
+        await self.send(self.participant.submit(self.vector, self.weight))
+
+    def pieces(self, offset: int = 0) -> Iterator[bytes]:
+        return self.participant.upload(offset)
+
+    def send_pieces(self, requests: Iterable[round_pb.UploadInputRequest]) -> Any:
+        return self.stub.UploadInput(iter(requests), timeout=CALL_S)
+
+    async def commit_upload(self) -> None:
         await self.send(self.participant.finish_upload())
         self.uploaded.set()
+
+    async def query_upload(self) -> Any:
+        request = round_pb.QueryUploadRequest(tenant=self.name, context=self.context)
+        return await self.stub.QueryUpload(request, timeout=CALL_S)
 
     async def send(self, outputs: Iterable[Any]) -> None:
         for output in outputs:
@@ -261,6 +280,18 @@ def vectors(length: int, names: Sequence[str] = TENANTS) -> dict[str, np.ndarray
         )
         for number, name in enumerate(names)
     }
+
+
+async def goes_silent(tenant: Tenant) -> bool:
+    """An `upload` for `Tenant.play`: never uploads."""
+    return False
+
+
+async def play(tenants: Iterable[Tenant], **uploads: Callable[[Tenant], Awaitable[bool]]) -> None:
+    """All take part; `uploads` names those who do step 3 in another way."""
+    async with asyncio.TaskGroup() as group:
+        for tenant in tenants:
+            group.create_task(tenant.play(uploads.get(tenant.name)))
 
 
 async def refusal(call: Any) -> SecaggError:

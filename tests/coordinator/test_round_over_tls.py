@@ -15,8 +15,9 @@ from tests.coordinator.federation import (
     TENANTS,
     Enrolled,
     Federation,
-    Tenant,
     federation,
+    goes_silent,
+    play,
     vectors,
 )
 
@@ -40,12 +41,6 @@ async def download_sum(
     return parts[0].header, np.frombuffer(data, "<i8")
 
 
-async def play(tenants: list[Tenant], silent: str = "") -> None:
-    async with asyncio.TaskGroup() as group:
-        for tenant in tenants:
-            group.create_task(tenant.play(uploads=tenant.name != silent))
-
-
 def test_sum_over_tls_is_exact_though_one_tenant_never_uploads(
     enrolled: Enrolled, tmp_path: Path
 ) -> None:
@@ -54,7 +49,7 @@ def test_sum_over_tls_is_exact_though_one_tenant_never_uploads(
         async with federation(enrolled, tmp_path, evidence=tmp_path / "evidence") as running:
             context = await running.open(plan)
             tenants = [running.tenant(name, plan, inputs[name], 100) for name in TENANTS]
-            playing = asyncio.create_task(play(tenants, silent="dan"))
+            playing = asyncio.create_task(play(tenants, dan=goes_silent))
             for tenant in tenants:
                 await (tenant.agreed if tenant.name == "dan" else tenant.uploaded).wait()
             await running.let_pass(plan.deadlines.masked_input_ms / 1000)
