@@ -55,7 +55,11 @@ def transitions() -> Iterator[Transition]:
 
 def participant_states() -> str:
     """The participant's states as a Mermaid diagram."""
-    host = {"advertise_keys": "start()", "begin_upload": "submit()", "commit_upload": "finish_upload()"}
+    host = {
+        "advertise_keys": "start()",
+        "begin_upload": "submit()",
+        "commit_upload": "finish_upload()",
+    }
     lines = ["```mermaid", "stateDiagram-v2"]
     for move in transitions():
         source = "[*]" if move.source is None else move.source.__name__

@@ -2,6 +2,7 @@
 configurations are valid, and what is generated from the code is what the code says now.
 """
 
+import ast
 import re
 import shlex
 import sys
@@ -172,3 +173,27 @@ def test_every_page_is_linked_from_the_index() -> None:
     linked = {(ROOT / "docs" / link).resolve() for link in links(ROOT / "docs" / "index.md")}
     pages = {page for page in PAGES if page.parent == ROOT / "docs" and page.name != "index.md"}
     assert pages - linked == set()
+
+
+def test_every_event_that_nodes_log_is_explained() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    logged = {name for source in NODE_SOURCES for name in events_logged(source)}
+    assert sorted(name for name in logged if f"`{name}`" not in page) == []
+
+
+NODE_SOURCES = [
+    source
+    for folder in ("coordinator/secagg_coordinator", "tenant/secagg_tenant", "models/secagg_owner")
+    for source in sorted((ROOT / folder).glob("*.py"))
+]
+
+
+def events_logged(source: Path) -> Iterator[str]:
+    """First arguments of `log.event`, `log.warning` and `log.failure`."""
+    for node in ast.walk(ast.parse(source.read_bytes())):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=target, attr="event" | "warning" | "failure"),
+                args=[ast.Constant(value=str(name)), *_],
+            ) if ast.unparse(target).endswith("log"):
+                yield name
