@@ -76,7 +76,7 @@ from secagg.records import decode, encode
 from secagg.scheme import leaf_places, scheme_of, upload_bytes
 from secagg.secret import Randomness, SealKey
 from secagg.suite import TAG_BYTES
-from secagg.upload import Upload, input_digest
+from secagg.upload import Upload, input_digests
 
 _NO_REQUEST = bytes(32)
 _LEAF_BATCH = 16
@@ -122,7 +122,6 @@ class Participant:
         self._seal_key = seal_key
         self._state: State | None = None
         self._over: str | None = None
-        self._agreed_request = _NO_REQUEST
         self._upload: Upload | None = None
 
     # ------------------------------------------------------------------ what it is
@@ -197,7 +196,6 @@ class Participant:
                 return self._act(Act.ACKNOWLEDGED, request, held, encode(signed))
             case Acknowledged() as state, AgreedView() as view:
                 self._state = steps.agree(self._me, state, view)
-                self._agreed_request = request
                 return []
             case Uploaded() as state, SurvivorSet() as survivors:
                 confirmed, signed = steps.consistency_check(self._me, state, survivors)
@@ -225,14 +223,14 @@ class Participant:
             StaleState: a restart with another input than the one that was leaving.
         """
         self._require_live()
-        digest = input_digest(self.plan, vector, weight)
+        spent, digest = input_digests(self.plan, vector, weight)
         match self._state:
             case Agreed() as agreed:
-                self._ledger.spend(self._me.identity.public_key, digest, self.plan.context)
+                self._ledger.spend(self._me.identity.public_key, spent, self.plan.context)
                 state, header = steps.begin_upload(
                     self._me, agreed, digest, weight, self._randomness
                 )
-                outputs = self._act(Act.UPLOAD_BEGUN, self._agreed_request, state, encode(header))
+                outputs = self._act(Act.UPLOAD_BEGUN, agreed.request, state, encode(header))
             case Uploading() as state:
                 if state.input_digest != digest:
                     raise self._abandon("another input was submitted after part of one had left")
@@ -368,7 +366,7 @@ class Participant:
         act = _ACT_FOR[type(parsed)]
         entries = self._ledger.entries(self._me.identity.public_key, self.plan.context)
         if act is Act.UPLOAD_BEGUN and isinstance(self._state, Agreed):
-            asked_before = self._agreed_request
+            asked_before = self._state.request
             answer: list[ParticipantOutput] = []
         elif act < len(entries):
             asked_before = entries[act].request

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from secagg import checks, merkle, suite
 from secagg.checks import OPENING_BYTES, Setting, View
 from secagg.errors import FaultyCoordinator, ProtocolError, Step
-from secagg.identity import Identity
+from secagg.identity import Identity, sha256
 from secagg.messages import (
     Acknowledge,
     AgreedView,
@@ -38,7 +38,7 @@ from secagg.messages import (
     UploadHeader,
     Verdict,
 )
-from secagg.records import U32, U64, Digest
+from secagg.records import U32, U64, Digest, encode
 from secagg.scheme import Opened, ProtectionSecrets, RoundSecrets, scheme_of, upload_bytes
 from secagg.secret import MaskKeyShare, Randomness, RoundingSeed, SelfMaskShare, Share
 from secagg.shamir import parse_share
@@ -94,8 +94,12 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """Before step 3: U2 and the view are fixed; waits for the input."""
+    """Before step 3: U2 and the view are fixed; waits for the input.
 
+    No act stands in the ledger yet, so the digest of the message that was agreed to is kept here.
+    """
+
+    request: Digest
     protection: ProtectionSecrets
     directory: KeyDirectory
     members: tuple[U32, ...]
@@ -236,7 +240,8 @@ def agree(me: Self, state: Acknowledged, agreed: AgreedView) -> Agreed:
         me.setting, state.directory, own.directory_digest, bodies, agreed
     )
     held = tuple(one for one in state.held if one.dealer in view.members)
-    return Agreed(state.protection, state.directory, view.members, view.digest, held)
+    request = sha256(encode(agreed))  # encodings are canonical: the digest of what was received
+    return Agreed(request, state.protection, state.directory, view.members, view.digest, held)
 
 
 def begin_upload(

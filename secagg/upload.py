@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from secagg.encoding import Levels, RoundingStream, Values, require_finite, to_ring
 from secagg.errors import UsageError
+from secagg.identity import sha256
 from secagg.packing import pack
 from secagg.plan import RoundPlan
 from secagg.scheme import LeafPlace, Protector, leaf_places
@@ -25,8 +26,11 @@ from secagg.secret import RoundingSeed
 _BLOCK = 1 << 20
 
 
-def input_digest(plan: RoundPlan, vector: Values, weight: int) -> bytes:
-    """SHA-256 of an input, after checking that the plan has room for it.
+def input_digests(plan: RoundPlan, vector: Values, weight: int) -> tuple[bytes, bytes]:
+    """What is spent, and what a restart has to submit again, after checking that both fit the plan.
+
+    The first covers the values alone, as float32: another weight or another float type does not
+    make a delta fresh (C31). The second covers type and weight too.
 
     Raises:
         UsageError: another shape or dtype, values that are not finite, a weight out of range.
@@ -38,10 +42,13 @@ def input_digest(plan: RoundPlan, vector: Values, weight: int) -> bytes:
     if not 0 < weight <= plan.max_weight:
         raise UsageError(f"a weight of {weight} is outside 1 to {plan.max_weight}; cap it")
     require_finite(vector)
-    digest = hashlib.sha256(b"%s %d " % (vector.dtype.str.encode(), weight))
-    for start in range(0, len(vector), _BLOCK):
-        digest.update(np.ascontiguousarray(vector[start : start + _BLOCK]).data)
-    return digest.digest()
+    values = hashlib.sha256()
+    with np.errstate(over="ignore"):
+        for start in range(0, len(vector), _BLOCK):
+            block = vector[start : start + _BLOCK]
+            values.update(np.ascontiguousarray(block, np.float32).data)
+    spent = values.digest()
+    return spent, sha256(b"%s %d " % (vector.dtype.str.encode(), weight), spent)
 
 
 class Upload:
