@@ -1,6 +1,6 @@
 """The ledger of a node: SQLite, one process, durable before it returns; and the keys beside it.
 
-`SqliteLedger` implements `secagg.ledger.Ledger` (protocol.md, "Ledger"; checks C26 to C30). Every
+`SqliteLedger` implements `secagg.ledger.Ledger` (protocol.md, "Ledger"; checks C30 to C34). Every
 change is one `BEGIN IMMEDIATE` transaction that reads, checks and writes, in WAL mode with
 `synchronous = FULL`: what was returned survives SIGKILL and power loss as far as the disk tells
 the truth. A lock file beside the database keeps a second process out.

@@ -100,7 +100,7 @@ class Verified:
 
 
 def verify_transcript(data: bytes, roster: Roster) -> Verified:
-    """Check a finished round's transcript against a roster that the verifier trusts.
+    """Check a finished round's transcript against a roster that the verifier trusts (C37).
 
     Raises:
         ProtocolError: names the step whose messages do not hold; `MalformedMessage` for bytes

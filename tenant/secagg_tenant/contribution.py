@@ -1,6 +1,6 @@
 """A live round's private files: what a restart in the middle of an upload needs.
 
-An upload may only go on with the very same input (check C30), so the contribution is kept until the
+An upload may only go on with the very same input (check C34), so the contribution is kept until the
 upload is committed. It is as private as the text that it was trained on, lies beside it (mode 0600)
 and never leaves.
 """

@@ -1,7 +1,7 @@
 """The protected vector on its way: a client stream that resumes after a broken connection.
 
 The coordinator says how much it holds (`QueryUpload`) and the stream goes on from there; the core
-compares every leaf that it computes again with the one in the ledger (check C30). The digest at the
+compares every leaf that it computes again with the one in the ledger (check C34). The digest at the
 end of a stream covers the pieces of that stream; the upload as a whole stands under the signed
 Merkle root.
 

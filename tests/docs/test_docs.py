@@ -197,3 +197,45 @@ def events_logged(source: Path) -> Iterator[str]:
                 args=[ast.Constant(value=str(name)), *_],
             ) if ast.unparse(target).endswith("log"):
                 yield name
+
+
+_CHECK = re.compile(r"^\| (C\d\d) \|.*\| ([^|]*) \|$", re.MULTILINE)
+_CITED = re.compile(r"\bC(\d\d)\b(?:\s+to\s+C(\d\d)\b)?")
+
+
+def checks() -> dict[str, list[str]]:
+    """The protocol's checks, with the names of what makes them."""
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    return {number: re.findall(r"`([^`]+)`", places) for number, places in _CHECK.findall(page)}
+
+
+def test_every_check_names_code_that_exists() -> None:
+    defined = {name for source in CORE_SOURCES for name in definitions(source)}
+    assert checks()
+    missing = [(n, place) for n, places in checks().items() for place in places
+               if place not in defined]  # fmt: skip
+    assert missing == []
+
+
+CORE_SOURCES = sorted((ROOT / "secagg").glob("*.py"))
+
+
+def definitions(source: Path) -> Iterator[str]:
+    """`module.name`, and `Class.method` for classes: what the table of checks may call a place."""
+    for node in ast.parse(source.read_bytes()).body:
+        match node:
+            case ast.FunctionDef(name=name):
+                yield f"{source.stem}.{name}"
+            case ast.ClassDef(name=name, body=body):
+                yield f"{source.stem}.{name}"
+                yield from (f"{name}.{m.name}" for m in body if isinstance(m, ast.FunctionDef))
+
+
+def test_every_check_is_cited_in_the_core() -> None:
+    cited = {number for source in CORE_SOURCES for number in citations(source)}
+    assert set(checks()) - cited == set()
+
+
+def citations(source: Path) -> Iterator[str]:
+    for first, last in _CITED.findall(source.read_text(encoding="utf-8")):
+        yield from (f"C{number:02}" for number in range(int(first), int(last or first) + 1))
