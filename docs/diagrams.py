@@ -151,12 +151,21 @@ def _keys(table: typing.Any, prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, field in table.model_fields.items():
         tables = [kind for kind in _alternatives(field.annotation) if hasattr(kind, "model_fields")]
         for kind in tables:
-            only = f" (for {kind.__name__})" if len(tables) > 1 else ""
+            only = f" (where {_choice(kind)})" if len(tables) > 1 else ""
             for key, type_name, default in _keys(kind, f"{prefix}{name}."):
                 yield key, type_name + only, default
         if not tables:
             default = "needed" if field.is_required() else f"`{field.default!r}`"
             yield f"{prefix}{name}", _type_name(field.annotation), default
+
+
+def _choice(table: typing.Any) -> str:
+    """The key and value by which one of several tables is chosen."""
+    return next(
+        f"`{name} = {typing.get_args(field.annotation)[0]!r}`"
+        for name, field in table.model_fields.items()
+        if typing.get_origin(field.annotation) is typing.Literal
+    )
 
 
 def _alternatives(annotation: object) -> tuple[typing.Any, ...]:

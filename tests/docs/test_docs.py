@@ -239,3 +239,11 @@ def test_every_check_is_cited_in_the_core() -> None:
 def citations(source: Path) -> Iterator[str]:
     for first, last in _CITED.findall(source.read_text(encoding="utf-8")):
         yield from (f"C{number:02}" for number in range(int(first), int(last or first) + 1))
+
+
+def test_tests_named_in_the_threat_model_exist() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    sources = [source.read_text(encoding="utf-8") for source in (ROOT / "tests").rglob("test_*.py")]
+    named_there = set(re.findall(r"`(test_\w+)`", page))
+    assert named_there
+    assert {name for name in named_there if not any(f"def {name}(" in s for s in sources)} == set()
