@@ -479,8 +479,9 @@ class Aggregator:
 
     def _close_consistency_check(self, now: float) -> list[AggregatorOutput]:
         signatures = tuple(self._signed(Survivors.LABEL))
-        if len(signatures) < self.plan.quorum:
-            raise TooFewSurvivors(len(signatures), self.plan.quorum, step=self.step)
+        need = max(self.plan.quorum, self.plan.share_threshold)
+        if len(signatures) < need:
+            raise TooFewSurvivors(len(signatures), need, step=self.step)
         quorum = Quorum(signatures)
         signers = [signed.sender for signed in signatures]
         return self._announce("quorum", quorum, Step.UNMASK, signers, now)

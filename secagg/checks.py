@@ -100,7 +100,7 @@ def verify_all(setting: Setting, records: Iterable[Signed], kind: type[BodyT]) -
 
 
 def require_size(setting: Setting, have: int, kind: type[Body], name: str) -> None:
-    """|U1|, |U2| and |U3| are at least max(q, min_survivors) (C05)."""
+    """|U1|, |U2| and |U3| are at least max(q, min_survivors, t) (C05)."""
     if have < setting.plan.least:
         raise ProtocolError(
             f"{name} has {have} members and the plan needs {setting.plan.least}", step=kind.STEP
@@ -252,13 +252,9 @@ def read_survivors(setting: Setting, view: View, survivors: SurvivorSet, size: i
         check_commitment(view.digest, commitment, size, sender)
     if not set(commitments) <= set(view.members):
         raise ProtocolError("a survivor is outside U2", step=UploadCommitment.STEP)  # C19
-    require_size(setting, len(commitments), UploadCommitment, "U3")  # C20
-    if len(commitments) < setting.plan.share_threshold:
-        raise ProtocolError(
-            f"{len(commitments)} survivors hold fewer shares than the threshold of "
-            f"{setting.plan.share_threshold}",
-            step=UploadCommitment.STEP,
-        )  # C21: on the complete graph every member of U3 holds a share of every member of U2
+    # C20; and C21: on the complete graph each member of U3 holds a share of each member of U2, and
+    # `least` is at least t.
+    require_size(setting, len(commitments), UploadCommitment, "U3")
     members = tuple(Survivor(index, one.root) for index, one in commitments.items())
     return Survivors(view.digest, members)
 

@@ -154,8 +154,11 @@ class RoundPlan:
 
     @property
     def least(self) -> int:
-        """The smallest |U1|, |U2| and |U3| with which the round may go on."""
-        return max(self.quorum, self.min_survivors)
+        """The smallest |U1|, |U2| and |U3| with which the round may go on.
+
+        t is among them: on the complete graph the members of a set are its holders of shares.
+        """
+        return max(self.quorum, self.min_survivors, self.share_threshold)
 
     @property
     def vectors(self) -> tuple[tuple[int, int], ...]:

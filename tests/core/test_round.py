@@ -35,7 +35,9 @@ def remaining(plan: RoundPlan, silent: dict[str, Step | None]) -> list[int]:
 
 def first_shortage(plan: RoundPlan, left: list[int]) -> TooFewSurvivors | None:
     """The error that the first step with too few tenants must end with."""
-    needs = [plan.least] * 4 + [plan.quorum, plan.share_threshold]
+    quorum = max(plan.quorum, plan.share_threshold)
+    least = max(quorum, plan.min_survivors)
+    needs = [least] * 4 + [quorum, plan.share_threshold]
     for step in Step:
         if left[step] < needs[step]:
             return TooFewSurvivors(left[step], needs[step], step=step)
@@ -101,6 +103,18 @@ def test_five_tenants_abort_at_a_second_loss(after: Step | None, second: Step | 
     assert outcome.error.step is not None
     assert outcome.error.step <= later + 1
     check_invariants(network)
+
+
+@pytest.mark.parametrize("after", STEPS_BEFORE_THE_LAST)
+def test_with_a_threshold_of_everybody_any_silence_aborts_by_name(after: Step | None) -> None:
+    """C05, C21: t = n is the largest threshold; too few holders are noticed before they deal."""
+    plan = cohort(5).plan(share_threshold=5)
+    network = make_round(5, plan=plan, faults=[Silence("t001", after)])
+    error = network.run().error
+    assert isinstance(error, TooFewSurvivors)
+    assert (error.have, error.need) == (4, 5)
+    assert error.step == (Step.ADVERTISE_KEYS if after is None else after + 1)
+    assert not network.outcome.refused
 
 
 @pytest.mark.parametrize(("n", "most"), [(4, 1), (5, 1), (6, 2), (10, 3)])
