@@ -35,7 +35,7 @@ def flatten(tensors: Mapping[str, torch.Tensor], layout: Layout) -> NDArray[np.f
     """
     ours = _in_order_of(layout, layout_of(tensors))
     if ours != layout:
-        raise ConfigError(f"these tensors are not the layout's: {explain_difference(ours, layout)}")
+        raise ConfigError(f"these tensors are not the layout's: {explain_difference(layout, ours)}")
     pieces = [
         tensors[spec.name].detach().to("cpu", torch.float32).reshape(-1).numpy()
         for spec in layout.tensors

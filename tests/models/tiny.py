@@ -1,0 +1,15 @@
+"""The recipe of the tiny model that the tests train."""
+
+from secagg_models.recipe import Recipe
+
+TINY = Recipe(
+    packages=("a", "b", "c"),
+    rounds=2,
+    steps_per_round=3,
+    batch=2,
+    context=16,
+    rank=3,
+    scaling=2.0,
+    targets=("q_proj", "down_proj"),
+    precision="float32",
+)
