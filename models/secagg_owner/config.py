@@ -1,0 +1,166 @@
+"""The owner's configuration: what is trained, how rounds are planned, and what is measured.
+
+coordinator = "coordinator.example:8470"
+keys = "keys"
+data = "data"                      # adapters, rounds' results
+
+[model]
+kind = "lora"                      # or "vector": no model at all, for dry runs
+base = "shipped"                   # or a local folder, or a hub id
+rank = 16
+
+[training]
+steps = 16                         # optimiser steps of one round
+lr = 0.01
+
+[round]
+rounds = 3
+clip = "auto"                      # from a dry run on the owner's own text
+
+[text]
+path = "owner-text"                # without it: this Python's standard library
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from secagg.plan import Deadlines
+from secagg_wire.settings import FilePath, Table, load
+
+ENVIRONMENT_PREFIX = "SECAGG_OWNER__"
+_Count = Annotated[int, Field(gt=0)]
+_Positive = Annotated[float, Field(gt=0)]
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class VectorModel(Table):
+    """Tenants submit flat vectors of their own; nothing is published. For dry runs and tests."""
+
+    kind: Literal["vector"]
+    length: _Count
+    clip: _Positive = 1.0
+
+
+class LoraModel(Table):
+    """B-only LoRA on a causal language model; A is drawn from `seed` and broadcast."""
+
+    kind: Literal["lora"]
+    base: str = "shipped"
+    rank: _Count = 16
+    scaling: _Positive = 1.0
+    targets: tuple[str, ...] = _LINEAR
+    seed: int = 1
+
+
+class Training(Table):
+    """What every tenant does in one round; the schedule runs over all rounds."""
+
+    steps: _Count = 16
+    batch: _Count = 8
+    context: _Count = 256
+    lr: _Positive = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 4
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    final_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: _Positive = 1.0
+    seed: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: _Count = 1
+
+
+class DeadlineSeconds(Table):
+    """How long each step may take; training happens in the first."""
+
+    advertise_keys: _Positive = 600.0
+    share_keys: _Positive = 60.0
+    acknowledge: _Positive = 60.0
+    masked_input: _Positive = 600.0
+    consistency_check: _Positive = 60.0
+    unmask: _Positive = 60.0
+
+    def deadlines(self) -> Deadlines:
+        """As the plan has them."""
+        return Deadlines(
+            *(
+                max(1, round(seconds * 1000))
+                for seconds in (
+                    self.advertise_keys, self.share_keys, self.acknowledge, self.masked_input,
+                    self.consistency_check, self.unmask,
+                )
+            )
+        )  # fmt: skip
+
+
+class Round(Table):
+    """How rounds are planned. What is left out follows from the cohort (see `secagg plan`)."""
+
+    rounds: _Count = 1
+    cohort: tuple[str, ...] = ()
+    value_bits: Annotated[int, Field(ge=4, le=32)] = 16
+    clip: _Positive | Literal["auto"] = "auto"
+    clip_margin: _Positive = 2.0
+    max_weight: _Count = 1
+    weight_unit: _Count = 1
+    max_colluders: Annotated[int, Field(ge=0)] | None = None
+    share_threshold: _Count | None = None
+    min_survivors: _Count | None = None
+    wait_for_tenants: Annotated[int, Field(ge=0)] | None = None
+    wait_seconds: Annotated[float, Field(ge=0)] = 300.0
+    on_abort: Literal["stop", "next"] = "stop"
+    deadlines: DeadlineSeconds = DeadlineSeconds()
+
+
+class Text(Table):
+    """The owner's own text: its training part for the dry run, its validation part to measure."""
+
+    path: FilePath | None = None
+    pattern: str = "**/*.py"
+    windows: Annotated[int, Field(ge=0)] = 32
+
+
+class Log(Table):
+    """JSON lines on stderr, or in a file."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: FilePath | None = None
+
+
+class Config(Table):
+    """The whole file."""
+
+    coordinator: str
+    keys: FilePath
+    data: FilePath
+    model: Annotated[LoraModel | VectorModel, Field(discriminator="kind")]
+    training: Training = Training()
+    round: Round = Round()
+    text: Text = Text()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _names_a_port(self) -> Config:
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+            raise ValueError("coordinator is HOST:PORT")
+        return self
+
+
+def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check an owner's configuration file.
+
+    Raises:
+        ConfigError: names the key and what is wrong with it.
+    """
+    return load(Config, path, ENVIRONMENT_PREFIX, environment)
+
+
+def required_files(config: Config) -> tuple[Path, ...]:
+    """What must be there before a round can be opened."""
+    return () if config.text.path is None else (config.text.path,)

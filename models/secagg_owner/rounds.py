@@ -1,0 +1,236 @@
+"""Rounds one after the other: publish, plan, open, wait, take the sum, step, measure.
+
+A plan is on disk before it is opened, and opening the same plan again is opening the same round, so
+a restarted owner goes on where it stopped. A round that was aborted opened nothing; whether the
+next one is tried is the configuration's choice, and the abort stays visible either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from secagg.encoding import Quantiser
+from secagg.errors import ConfigError, RoundAborted
+from secagg.identity import Roster
+from secagg.plan import RoundPlan
+from secagg_owner.config import Config
+from secagg_owner.service import OpenedRound, OwnerConnection
+from secagg_owner.state import OwnerFiles, State
+from secagg_owner.subject import Subject
+from secagg_wire.event_log import EventLog
+from secagg_wire.v1 import round_pb2
+
+_LOOK_AGAIN_S = 0.5
+
+
+class OwnerRun:
+    """See the module's docstring."""
+
+    def __init__(
+        self, config: Config, subject: Subject, connection: OwnerConnection, log: EventLog
+    ) -> None:
+        self._config = config
+        self._subject = subject
+        self._connection = connection
+        self._log = log
+        self._files = OwnerFiles(config.data)
+        self._state = self._files.read_state()
+
+    async def run(self, rounds: int | None = None) -> list[dict[str, Any]]:
+        """Open rounds until `rounds` are done over all processes; the results, oldest first.
+
+        Raises:
+            RoundAborted: a round opened nothing, and `round.on_abort` is "stop".
+        """
+        wanted = self._config.round.rounds if rounds is None else rounds
+        await self._resume()
+        if self._state.rounds_done == 0:
+            await self._measure(0)
+        while self._state.rounds_done < wanted:
+            await self.one_round()
+        await self.publish()
+        return self._files.results()
+
+    async def one_round(self) -> dict[str, Any]:
+        """One round, from its version to its result.
+
+        Raises:
+            RoundAborted: it opened nothing, and `round.on_abort` is "stop".
+        """
+        plan = await self._plan()
+        await self._connection.open_round(plan, self._state.version)
+        self._log.event(
+            "round_opened", context=plan.context, round=plan.round_number,
+            version=self._state.version, tenants=plan.cohort,
+        )  # fmt: skip
+        status = await self._watch(plan)
+        if status.outcome != round_pb2.ROUND_OUTCOME_OPENED:
+            return self._aborted(plan, status)
+        return await self._opened(plan, status)
+
+    async def publish(self) -> int:
+        """Publish the version that the next round starts from; 0 where there is none."""
+        await self._resume()
+        publication = await asyncio.to_thread(self._subject.publication)
+        if publication is None:
+            return 0
+        number = await self._connection.publish(publication)
+        if number != self._state.version:
+            self._files.write_version(number, publication)
+            self._state = self._files.change(version=number)
+            self._log.event(
+                "version_published", version=number, digest=publication.manifest.digest,
+                bytes=publication.manifest.total_size,
+            )  # fmt: skip
+        return number
+
+    # ------------------------------------------------------------------ planning
+
+    async def _plan(self) -> RoundPlan:
+        """The round in flight, or a new one."""
+        if self._state.in_flight:
+            return self._files.read_plan(self._state.in_flight)
+        roster = await self._connection.roster()
+        await self.publish()
+        if self._state.clip is None:
+            self._log.event("dry_run")
+            clip = await asyncio.to_thread(self._subject.clip)
+            self._state = self._files.change(clip=clip)
+        await self._wait_for_tenants(roster)
+        plan = await self._make_plan(roster, self._state)
+        self._files.write_plan(plan)
+        self._state = self._files.change(in_flight=plan.round_number)
+        return plan
+
+    async def _make_plan(self, roster: Roster, state: State) -> RoundPlan:
+        wanted = self._config.round
+        known = await self._connection.rounds()
+        layout = await asyncio.to_thread(self._subject.layout)
+        digest = await asyncio.to_thread(self._subject.model_digest)
+        return RoundPlan.create(
+            roster,
+            round_number=1 + max((status.round_number for status in known), default=0),
+            layout=layout,
+            quantiser=Quantiser(state.clip or 0.0, wanted.value_bits),
+            model_digest=digest,
+            cohort=wanted.cohort or None,
+            max_colluders=wanted.max_colluders,
+            share_threshold=wanted.share_threshold,
+            min_survivors=wanted.min_survivors,
+            max_weight=wanted.max_weight,
+            deadlines=wanted.deadlines.deadlines(),
+        )
+
+    async def _wait_for_tenants(self, roster: Roster) -> None:
+        """Open when as many of the cohort are there as configured (all of them by default)."""
+        wanted = self._config.round
+        cohort = set(wanted.cohort or (member.tenant for member in roster.members))
+        need = len(cohort) if wanted.wait_for_tenants is None else wanted.wait_for_tenants
+        loop = asyncio.get_running_loop()
+        until, told = loop.time() + wanted.wait_seconds, -1
+        while len(live := cohort & await self._connection.live_tenants()) < need:
+            if loop.time() > until:
+                raise ConfigError(
+                    f"{len(live)} of {len(cohort)} tenants are connected after "
+                    f"{wanted.wait_seconds:.0f} s and round.wait_for_tenants is {need}; missing: "
+                    f"{', '.join(sorted(cohort - live)[:10])}"
+                )
+            if len(live) != told:
+                told = len(live)
+                self._log.event("waiting_for_tenants", live=told, need=need)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    # ------------------------------------------------------------------ waiting and results
+
+    async def _watch(self, plan: RoundPlan) -> round_pb2.RoundStatus:
+        step, last = round_pb2.STEP_UNSPECIFIED, round_pb2.RoundStatus()
+        async for status in self._connection.watch(plan.context):
+            last = status
+            if status.step != step:
+                step = status.step
+                self._log.event(
+                    "round_step", context=plan.context, round=plan.round_number, step=_label(step)
+                )
+        return last
+
+    async def _opened(self, plan: RoundPlan, status: round_pb2.RoundStatus) -> dict[str, Any]:
+        opened = await self._connection.download(plan)
+        self._files.write_sum(plan.round_number, opened.result.level_sum, opened.transcript)
+        await asyncio.to_thread(self._subject.step, opened.result.mean())
+        done = self._state.rounds_done + 1
+        self._files.write_adapter(done, await asyncio.to_thread(self._subject.save))
+        figures = await self._measure(done)
+        result = _result(plan, status, self._state.version) | _sum_facts(opened)
+        result["evaluation"] = dict(figures)
+        self._files.write_result(plan.round_number, result)
+        self._state = self._files.change(rounds_done=done, in_flight=0)
+        self._log.event(
+            "round_opened_its_sum", context=plan.context, round=plan.round_number,
+            survivors=opened.result.survivors, total_weight=opened.result.total_weight,
+        )  # fmt: skip
+        return result
+
+    def _aborted(self, plan: RoundPlan, status: round_pb2.RoundStatus) -> dict[str, Any]:
+        result = _result(plan, status, self._state.version)
+        self._files.write_result(plan.round_number, result)
+        self._state = self._files.change(in_flight=0)
+        self._log.warning(
+            "round_aborted", context=plan.context, round=plan.round_number, reason=status.reason
+        )
+        if self._config.round.on_abort == "stop":
+            raise RoundAborted(
+                f"round {plan.round_number} was aborted and opened nothing: {status.reason}"
+            )
+        return result
+
+    async def _measure(self, rounds_done: int) -> Mapping[str, float]:
+        figures = await asyncio.to_thread(self._subject.evaluate)
+        if figures:
+            shown = tuple(f"{name}={value:.4f}" for name, value in figures.items())
+            self._log.event("evaluated", rounds_done=rounds_done, figures=shown)
+        return figures
+
+    async def _resume(self) -> None:
+        done = self._state.rounds_done
+        data = self._files.read_adapter(done)
+        if done and data is None:
+            raise ConfigError(
+                f"{self._config.data} says that {done} rounds are done and lacks their adapter; "
+                "restore it, or begin with an empty data directory"
+            )
+        if data is not None:
+            await asyncio.to_thread(self._subject.restore, data, done)
+
+
+def _result(plan: RoundPlan, status: round_pb2.RoundStatus, version: int) -> dict[str, Any]:
+    return {
+        "round": plan.round_number,
+        "context": plan.context.hex(),
+        "outcome": _label_of_outcome(status.outcome),
+        "reason": status.reason,
+        "version": version,
+        "scheme": plan.scheme,
+        "clip": plan.quantiser.clip,
+        "cohort": list(plan.cohort),
+        "survivors": list(status.survivors),
+        "excluded": {e.tenant: e.reason for e in status.excluded},
+        "seconds": {_label(step.step): step.seconds for step in status.steps},
+    }
+
+
+def _sum_facts(opened: OpenedRound) -> dict[str, Any]:
+    return {
+        "total_weight": opened.result.total_weight,
+        "transcript_sha256": opened.transcript_sha256.hex(),
+        "level_sum_sha256": opened.level_sum_sha256.hex(),
+    }
+
+
+def _label(step: round_pb2.Step.ValueType) -> str:
+    return round_pb2.Step.Name(step).removeprefix("STEP_").lower()
+
+
+def _label_of_outcome(outcome: round_pb2.RoundOutcome.ValueType) -> str:
+    return round_pb2.RoundOutcome.Name(outcome).removeprefix("ROUND_OUTCOME_").lower()

@@ -1,0 +1,108 @@
+"""What is being learnt, as the rounds see it: a layout to sum in, a clip, files to publish, a step.
+
+`VectorSubject` publishes nothing and keeps nothing: rounds of flat vectors, for dry runs and tests.
+`LoraSubject` (lora_subject.py) is loaded only where it is configured, since torch is heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.identity import sha256
+from secagg.layout import Layout
+from secagg_owner.config import Config, LoraModel, VectorModel
+from secagg_wire.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A model version: manifest and files."""
+
+    manifest: Manifest
+    contents: Mapping[str, bytes]
+
+
+class Subject(Protocol):
+    """See the module's docstring. Methods may take long and run in a worker thread."""
+
+    def layout(self) -> Layout:
+        """What a round sums."""
+
+    def clip(self) -> float:
+        """The quantiser's public range, from the configuration or a dry run on own text."""
+
+    def publication(self) -> Publication | None:
+        """The version that the next round starts from; None where nothing is published."""
+
+    def model_digest(self) -> bytes:
+        """What the plan names."""
+
+    def step(self, mean: NDArray[np.float64]) -> None:
+        """Take the opened mean, (d,) float64."""
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Figures on the owner's own held-out text."""
+
+    def save(self) -> bytes:
+        """What `restore` needs."""
+
+    def restore(self, data: bytes, rounds_done: int) -> None:
+        """Go on from what an earlier process saved."""
+
+
+class VectorSubject:
+    """See the module's docstring."""
+
+    def __init__(self, config: VectorModel) -> None:
+        self._config = config
+
+    def layout(self) -> Layout:
+        """See `Subject`."""
+        return Layout.flat(self._config.length)
+
+    def clip(self) -> float:
+        """See `Subject`."""
+        return self._config.clip
+
+    def publication(self) -> Publication | None:
+        """See `Subject`."""
+        return None
+
+    def model_digest(self) -> bytes:
+        """See `Subject`."""
+        return sha256(b"secagg: flat vectors, no model")
+
+    def step(self, mean: NDArray[np.float64]) -> None:
+        """See `Subject`."""
+
+    def evaluate(self) -> Mapping[str, float]:
+        """See `Subject`."""
+        return {}
+
+    def save(self) -> bytes:
+        """See `Subject`."""
+        return b""
+
+    def restore(self, data: bytes, rounds_done: int) -> None:
+        """See `Subject`."""
+
+
+def make_subject(config: Config) -> Subject:
+    """The configured subject.
+
+    Raises:
+        ModuleNotFoundError: torch is not installed and `lora` is configured.
+    """
+    match config.model:
+        case VectorModel() as vector:
+            return VectorSubject(vector)
+        case LoraModel() as lora:
+            from secagg_owner.lora_subject import LoraSubject
+
+            subject: Any = LoraSubject(lora, config)
+            return subject  # type: ignore[no-any-return]
