@@ -196,6 +196,8 @@ class Publication:
         (self.directory / entry.name).touch()
         if hashlib.sha256().digest() != entry.sha256:
             raise DigestMismatch(f"{entry.name!r} is empty and its hash is another")
+        if entry.name.endswith(".safetensors"):
+            raise InvalidRequest(f"{entry.name!r} is empty: no safetensors file")
         self._done.add(entry.name)
 
 

@@ -87,9 +87,10 @@ class Rounds:
         """
         driver = self._open.get(context)
         if driver is None:
-            if self._host.store.round(context) is None:
+            record = self._host.store.round(context)
+            if record is None:
                 raise UnknownRound("no round has this context; ask for your events again")
-            raise RoundEnded("this round is over")
+            raise RoundEnded(f"round {record.round_number} is over: {record.outcome}")
         if driver.plan.index(tenant) is None:
             raise UnknownTenant(f"{tenant!r} is not in the cohort of this round")
         return driver

@@ -12,7 +12,6 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from secagg_wire.refusals import QuotaExceeded
@@ -52,6 +51,7 @@ class DiskSpool:
     def __init__(self, directory: Path, quota: SpoolQuota) -> None:
         self._directory = directory
         self._quota = quota
+        self._sizes: dict[str, int] = {}
         directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, participant: str) -> Path:
@@ -66,13 +66,14 @@ class DiskSpool:
         """
         self._quota.take(len(data))
         try:
-            _append(self.path(participant), data)
+            _write_at(self.path(participant), self._sizes.get(participant, 0), data)
         except OSError as error:
             self._quota.give_back(len(data))
             raise QuotaExceeded(
                 f"the coordinator cannot keep this upload ({error.strerror}); "
                 "it can go on when the operator has made room"
             ) from error
+        self._sizes[participant] = self._sizes.get(participant, 0) + len(data)
 
     def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes]:
         """The upload again, in pieces of the given sizes."""
@@ -82,26 +83,24 @@ class DiskSpool:
 
     def discard(self, participant: str) -> None:
         """Forget an upload that was not finished."""
-        path = self.path(participant)
-        with suppress(FileNotFoundError):
-            size = path.stat().st_size
-            path.unlink()
-            self._quota.give_back(size)
+        self.path(participant).unlink(missing_ok=True)
+        self._quota.give_back(self._sizes.pop(participant, 0))
 
     def uploads(self) -> dict[str, Path]:
         """The files that are here, by tenant."""
         return {path.stem: path for path in sorted(self._directory.glob("*.bin"))}
 
 
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        before = file.tell()
-        try:
-            file.write(data)
-            file.flush()
-        except OSError:
-            os.truncate(path, before)
-            raise
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    # What an earlier, failed write left beyond `offset` is overwritten.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            offset, view = offset + written, view[written:]
+    finally:
+        os.close(descriptor)
 
 
 def purge(directory: Path, quota: SpoolQuota) -> None:

@@ -193,6 +193,7 @@ class Tenant:
         self.vector, self.weight = vector, weight
         self.uploaded = asyncio.Event()
         self.agreed = asyncio.Event()
+        self.refused = asyncio.Event()
         self.ended: Any = None
         self.participant = participant(federation.enrolled, name, plan)
         self.context = plan.context
@@ -225,6 +226,9 @@ class Tenant:
 
     async def upload(self) -> bool:
         await self.announce_upload()
+        return await self.upload_again()
+
+    async def upload_again(self) -> bool:
         reply = await self.send_pieces(upload_requests(self.name, self.context, self.pieces()))
         assert reply.committed_size == self.participant.upload_size
         await self.commit_upload()
@@ -297,8 +301,8 @@ async def play(tenants: Iterable[Tenant], **uploads: Callable[[Tenant], Awaitabl
 async def refusal(call: Any) -> SecaggError:
     """The typed error that a call is refused with."""
     try:
-        if hasattr(call, "__aiter__"):
-            async for _ in call:
+        if hasattr(call, "read"):
+            while await call.read() is not grpc.aio.EOF:
                 pass
         else:
             await call
