@@ -78,6 +78,7 @@ def written(folder: Path, title: str, changes: dict[str, str], digest: str = "")
         text = text.replace(old, new)
     path = folder / title
     path.write_text(re.sub(r'"[0-9a-f]{64}"', f'"{digest}"', text), encoding="utf-8")
+    assert main(["config", "check", str(path)]) == 0
     return path
 
 
