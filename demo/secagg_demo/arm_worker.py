@@ -44,6 +44,11 @@ class Worker:
         )
         self._model = lora.attach(self._base.model, self._start)
 
+    @property
+    def base_digest(self) -> str:
+        """What tenants pin."""
+        return self._base.digest
+
     def run(self, job: dict[str, Any]) -> dict[str, float]:
         """Do one job; the loss on each tenant's text, nats per byte."""
         adapter = self._adapter(job)
@@ -114,7 +119,7 @@ def serve(lines: Iterable[str]) -> None:
     """First line: the setting. Every further line: a job."""
     source = iter(lines)
     worker = Worker(json.loads(next(source)))
-    say("ready")
+    say("ready", base_digest=worker.base_digest)
     for line in source:
         job = json.loads(line)
         say("job done", job=job["job"], losses=worker.run(job))

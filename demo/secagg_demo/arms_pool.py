@@ -54,7 +54,16 @@ class ArmsPool:
     environment: Mapping[str, str]
     size: int = 2
     _idle: asyncio.Queue[Child] = field(default_factory=asyncio.Queue)
-    _started: bool = False
+
+    async def start(self) -> str:
+        """Start the workers; the base's digest, as soon as one has loaded it."""
+        command = [sys.executable, "-m", "secagg_demo.arm_worker"]
+        for number in range(1, self.size + 1):
+            worker = await self.children.start(f"arms-{number}", command, self.environment)
+            await worker.send(self.setting)
+            self._idle.put_nowait(worker)
+        ready = await worker.wait_for("ready", deadline_s=_START_S)
+        return str(ready.fields["base_digest"])
 
     async def run(self, job: Job) -> Losses:
         """Do a job on the next worker that is free; the loss per tenant's text.
@@ -62,7 +71,6 @@ class ArmsPool:
         Raises:
             ProcessFailed: the worker died, or was silent for too long.
         """
-        await self._ensure_started()
         worker = await self._idle.get()
         try:
             seen = len(worker.events)
@@ -73,16 +81,6 @@ class ArmsPool:
             losses: Losses = done.fields["losses"]
             return losses
         finally:
-            self._idle.put_nowait(worker)
-
-    async def _ensure_started(self) -> None:
-        if self._started:
-            return
-        self._started = True
-        command = [sys.executable, "-m", "secagg_demo.arm_worker"]
-        for number in range(1, self.size + 1):
-            worker = await self.children.start(f"arms-{number}", command, self.environment)
-            await worker.send(self.setting)
             self._idle.put_nowait(worker)
 
     async def close(self) -> None:

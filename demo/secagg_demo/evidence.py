@@ -13,6 +13,7 @@ recomputes the sum and the statistics with numpy alone; README.txt beside them s
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,15 @@ def write_readme(evidence: Path) -> None:
     """Say beside the files how to use them."""
     evidence.mkdir(parents=True, exist_ok=True)
     (evidence / "README.txt").write_text(README, encoding="utf-8")
+
+
+def collect_encoded(evidence: Path, round_number: int, tenant: str, written: Path) -> None:
+    """Take over what a tenant wrote in its own folder, if it got as far as writing it."""
+    source = written / f"round-{round_number}" / f"{tenant}.npy"
+    if source.is_file():
+        target = round_folder(evidence, round_number) / "encoded" / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(source, target)
 
 
 def examine(evidence: Path, round_number: int, survivors: Sequence[str]) -> RoundEvidence:

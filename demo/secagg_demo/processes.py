@@ -54,6 +54,8 @@ class Child:
     stdin: asyncio.StreamWriter
     log: Path
     events: list[Event] = field(default_factory=list)
+    expected: frozenset[int] = frozenset({0})
+    """Exit statuses with which it may end by itself."""
     killed: bool = False
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
     _closed: bool = False
@@ -136,6 +138,7 @@ class Children:
         self._listener = listener
         self._running: list[Child] = []
         self._readers: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -188,11 +191,16 @@ class Children:
         """End every child."""
         await asyncio.gather(*(self.stop(child) for child in self._running))
 
-    def check(self) -> None:
-        """Raises: ProcessFailed if a child has ended by itself with a status other than 0."""
-        for child in self._running:
-            if child.process.returncode and not child.killed:
-                raise ProcessFailed(f"{child.name} ended by itself; {child.tail()}")
+    async def first_death(self) -> str:
+        """Wait until a child ends unasked with a status other than 0; says which, and its log."""
+        while True:
+            for child in self._running:
+                status = child.process.returncode
+                if status is not None and status not in child.expected and not child.killed:
+                    await child.ended()
+                    return f"{child.name} ended by itself; {child.tail()}"
+            self._ended.clear()
+            await self._ended.wait()
 
     async def _read(self, child: Child, output: asyncio.StreamReader) -> None:
         with child.log.open("a", encoding="utf-8") as log:
@@ -204,6 +212,7 @@ class Children:
             finally:
                 await child.process.wait()
                 child._closed = True
+                self._ended.set()
                 async with child._news:
                     child._news.notify_all()
 

@@ -1,0 +1,98 @@
+"""What `secagg demo` does with its options: run, write the report, print the result."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from secagg.cli import EXIT_ABORTED
+from secagg_demo.console import Narrator
+from secagg_demo.demo import PILOT_STEPS, Demonstration, recipe_for
+from secagg_demo.page import write_page
+from secagg_demo.plots import ARM_NAMES
+from secagg_demo.report import write_json
+from secagg_demo.results import DemoResult
+from secagg_demo.settings import Settings
+from secagg_models.recipe import Recipe
+
+_T = TypeVar("_T")
+
+
+def show(options: argparse.Namespace) -> int:
+    """Run the demonstration; the exit code."""
+    settings = Settings(
+        tenants=options.tenants, rounds=options.rounds, kill=options.kill, seed=options.seed,
+        scheme=options.scheme, out=options.out, port=options.port,
+    )  # fmt: skip
+    result = demonstrate(settings, Recipe(), PILOT_STEPS, Narrator())
+    if options.format == "json":
+        print((settings.out / "report.json").read_text(encoding="utf-8"), end="")
+    else:
+        _print_result(result, settings.out)
+    return 0 if result.aborted is None else EXIT_ABORTED
+
+
+def demonstrate(
+    settings: Settings, recipe: Recipe, pilot_steps: int, narrator: Narrator
+) -> DemoResult:
+    """Run it and write the report into `settings.out`."""
+    demonstration = Demonstration(settings, recipe_for(settings, recipe), narrator, pilot_steps)
+    with narrator:
+        result = asyncio.run(_until_signal(demonstration.run()))
+        write_json(result, settings.out)
+        write_page(result, settings.out)
+    return result
+
+
+async def _until_signal(work: Coroutine[object, object, _T]) -> _T:
+    """SIGTERM ends it as Ctrl-C does: cancelled, so that the children are ended first."""
+    task = asyncio.ensure_future(work)
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _print_result(result: DemoResult, out: Path) -> None:
+    console = Console(highlight=False)
+    console.print()
+    for entry in result.rounds:
+        evidence = entry.evidence
+        if entry.outcome == "aborted":
+            console.print(f"round {evidence.round_number}: aborted, nothing opened: {entry.reason}")
+            continue
+        lost = f", killed in its upload: {', '.join(entry.killed)}" if entry.killed else ""
+        exact = "exact" if evidence.exact_sum else "WRONG"
+        console.print(
+            f"round {evidence.round_number}: sum over {len(entry.survivors)} of "
+            f"{len(evidence.cohort)}, {exact}{lost}"
+        )
+    if result.comparison is not None:
+        console.print(_table(result))
+        console.print(
+            f"the federated adapter recovers {result.comparison.recovered:.1%} of what centralised "
+            "training gains over the base (mean over tenants)"
+        )
+    console.print(f"{result.seconds:.0f} s; report: {out / 'report.html'}")
+
+
+def _table(result: DemoResult) -> Table:
+    table = Table(title="held-out loss, nats a byte", title_justify="left")
+    columns = ("base", "local_only", "federated", "centralised", "local_only_on_all")
+    table.add_column("tenant")
+    for column in columns:
+        table.add_column(ARM_NAMES.get(column, "local only, on all text"), justify="right")
+    if result.comparison is not None:
+        for row in result.comparison.results:
+            table.add_row(row.tenant, *(f"{getattr(row, column):.3f}" for column in columns))
+    return table
