@@ -92,8 +92,6 @@ async def _take_part(tenant: Tenant, rounds: int | None) -> int:
         await work
     except asyncio.CancelledError:
         tenant.log.event("stopped", tenant=tenant.name)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
     finally:
         await connection.close()
     return 0

@@ -78,13 +78,19 @@ class Session:
             self._advance()
 
     async def _until_enough(self) -> None:
-        """Watch and renew until a round too many, or the first error that will not pass."""
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self._watch())
-            renewing = group.create_task(self._renew())
-            await self._enough.wait()
-            watching.cancel()
-            renewing.cancel()
+        """Watch and renew until enough rounds have ended, or an error that will not pass."""
+        tasks = [
+            asyncio.ensure_future(work)
+            for work in (self._watch(), self._renew(), self._enough.wait())
+        ]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # ------------------------------------------------------------------ events
 
@@ -250,15 +256,20 @@ class Session:
 
     async def _renew(self) -> None:
         request = pb.RenewLeaseRequest(tenant=self._tenant.name)
+        connected = False
         while True:
             try:
                 answer = await self._connection.caller.call(
                     self._connection.rounds.RenewLease, request, seconds=10
                 )
             except SecaggError as error:
+                connected = False
                 self._raise_if_final(error)
                 await asyncio.sleep(_LEAST_LEASE_S)
                 continue
+            if not connected:
+                connected = True
+                self._tenant.log.event("connected", coordinator=self._tenant.config.coordinator)
             self._look_at(answer)
             self._advance()
             await asyncio.sleep(max(_LEAST_LEASE_S, answer.lease_ms / 1000) / 3)

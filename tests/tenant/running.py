@@ -30,6 +30,7 @@ class Node:
     """One tenant: its log as it grows, and whoever waits for an event in it."""
 
     tenant: Tenant
+    session: asyncio.Task[None] = field(init=False)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     _waiting: list[tuple[Callable[[str, dict[str, Any]], bool], asyncio.Future[dict[str, Any]]]] = (
         field(default_factory=list)
@@ -86,7 +87,7 @@ async def joined(running: Federation, config: Config) -> AsyncIterator[Node]:
             config.coordinator, KeyFiles(config.keys), tenant.name, log, CALL_S,
             BackOff(0.01, 0.1),
         )  # fmt: skip
-        session = asyncio.create_task(Session(tenant, connection).run())
+        session = node.session = asyncio.create_task(Session(tenant, connection).run())
         try:
             yield node
             if session.done():
