@@ -243,9 +243,17 @@ class Transaction:
     def record_conflict(
         self, context: bytes, tenant: str, label: str, message: bytes, digests: tuple[bytes, bytes]
     ) -> None:
-        """A refused second message; `digests` are those of the refused and the accepted one."""
+        """A refused second message; `digests` are those of the refused and the accepted one.
+
+        One proof is enough: later ones in the same place are not kept, so that nobody can fill
+        the disk with them.
+        """
+        table = schema.conflicts
+        place = (table.c.context == context, table.c.tenant == tenant, table.c.label == label)
+        if self._connection.execute(select(table.c.id).where(*place)).first() is not None:
+            return
         self._insert(
-            schema.conflicts, context=context, tenant=tenant, label=label, message=message,
+            table, context=context, tenant=tenant, label=label, message=message,
             digest=digests[0], accepted_digest=digests[1],
         )  # fmt: skip
 

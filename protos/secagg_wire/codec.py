@@ -31,6 +31,7 @@ from secagg_wire.v1 import round_pb2, round_service_pb2
 DOMAIN: Final = "secagg"
 STATUS_DETAILS: Final = "grpc-status-details-bin"
 _Code = grpc.StatusCode
+_LONGEST_MESSAGE: Final = 1000  # a status travels in headers, which peers limit to 8 KiB
 
 # Every error that may cross the wire; a class that is missing here crosses as InternalError.
 STATUS: Final[dict[type[SecaggError], grpc.StatusCode]] = {
@@ -86,9 +87,10 @@ def error_to_status(error: SecaggError) -> Status:
     info = error_details_pb2.ErrorInfo(
         reason=type(error).__name__, domain=DOMAIN, metadata=_metadata(error)
     )
-    status = status_pb2.Status(code=code.value[0], message=str(error))
+    message = str(error)[:_LONGEST_MESSAGE]
+    status = status_pb2.Status(code=code.value[0], message=message)
     status.details.add().Pack(info)
-    return Status(code, str(error), ((STATUS_DETAILS, status.SerializeToString()),))
+    return Status(code, message, ((STATUS_DETAILS, status.SerializeToString()),))
 
 
 def _metadata(error: SecaggError) -> dict[str, str]:
