@@ -39,7 +39,8 @@ class Archive:
 
     def write_sum(self, result: Result) -> bytes:
         """Keep the opened sum; returns its SHA-256."""
-        return _write(self._directory / "sum.bin", result.level_sum.astype("<i8").tobytes())
+        levels = np.ascontiguousarray(result.level_sum, "<i8")
+        return _write(self._directory / "sum.bin", levels.data.cast("B"))
 
     def write_evidence(
         self, transcript: bytes, uploads: dict[str, Path], result: Result | None
@@ -91,7 +92,7 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def _write(path: Path, data: bytes) -> bytes:
+def _write(path: Path, data: bytes | memoryview) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{path.name}.new")
     with passing.open("wb") as file:

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+from sqlalchemy import create_engine, select
 
 from secagg.plan import RoundPlan
+from secagg.transcript import verify_transcript
+from secagg_coordinator import schema
 from secagg_wire.v1 import owner_service_pb2 as owner_pb
 from secagg_wire.v1 import round_pb2
 from tests.coordinator.federation import (
@@ -68,6 +71,8 @@ def test_sum_over_tls_is_exact_though_one_tenant_never_uploads(
             np.testing.assert_array_equal(total, expected)
             check_evidence(tmp_path / "evidence" / "round-1", plan, survivors, total)
             check_steps(status)
+            await check_transcript(running, header, survivors)
+            assert announced(tmp_path) == {"U1", "U2", "U3", "quorum"}
 
     asyncio.run(scenario())
 
@@ -84,6 +89,30 @@ def check_evidence(
     assert tuple(sorted(uploads)) == survivors
     assert len(set(uploads.values())) == 1
     assert (directory / "transcript").stat().st_size > 0
+
+
+async def check_transcript(
+    running: Federation, header: owner_pb.SumHeader, survivors: tuple[str, ...]
+) -> None:
+    (record,) = (
+        await running.owner().ListRounds(owner_pb.ListRoundsRequest(), timeout=CALL_S)
+    ).rounds
+    stream = running.owner().DownloadTranscript(
+        owner_pb.DownloadTranscriptRequest(context=record.context), timeout=CALL_S
+    )
+    transcript = b"".join([part.payload async for part in stream])
+    assert hashlib.sha256(transcript).digest() == header.transcript_sha256
+    verified = verify_transcript(transcript, running.enrolled.roster)
+    assert verified.survivors == survivors
+    assert verified.dropouts == ("dan",)
+
+
+def announced(directory: Path) -> set[str]:
+    engine = create_engine(f"sqlite:///{directory / 'data' / 'coordinator.sqlite'}")
+    with engine.connect() as connection:
+        names = set(connection.execute(select(schema.announcements.c.name)).scalars())
+    engine.dispose()
+    return names
 
 
 def check_steps(status: round_pb2.RoundStatus) -> None:
