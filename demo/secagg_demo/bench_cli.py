@@ -38,6 +38,8 @@ from typing import Any
 from secagg import __version__
 from secagg.errors import ConfigError, Step
 
+_PARTIES = ("tenant", "coordinator", "process")
+
 
 def main(argv: list[str]) -> int:
     """Run `secagg bench ...`."""
@@ -63,8 +65,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     rates = measure_rates()
     rounds = []
     for number in range(1, options.repeat + 1):
-        prefix = f"round {number} of {options.repeat}: "
-        rounds.append(measure_round(workload, lambda what, prefix=prefix: _say(prefix + what)))
+        _say(f"round {number} of {options.repeat}")
+        rounds.append(measure_round(workload, _say))
     traffic = [one for measured in rounds for one in measured.traffic]
     uploaded = _median(one[Step.MASKED_INPUT].up for one in traffic)
     return {
@@ -104,26 +106,30 @@ def _say(what: str) -> None:
     print(f"secagg bench: {what}", file=sys.stderr, flush=True)
 
 
+_WORDS = """\
+{tenants} tenants, {length:,} values of {value_bits} bits, dropout {dropout}, {repeat} round(s)
+
+a tenant         {tenant_ms:12,.1f} ms CPU {tenant_peak_rss_mb:8,.0f} MiB
+the coordinator  {coordinator_ms:12,.1f} ms CPU {coordinator_peak_rss_mb:8,.0f} MiB
+all parties      {process_ms:12,.1f} ms CPU
+a value up       {upload_bytes_per_value:12.4f} bytes
+masks            {keystream_gb_s:12.2f} GB/s; {keystream_fraction:.2f} of AES {aes_ctr_gb_s:.2f}
+sum              {verdict:>12} {opened_sum_sha256}
+
+bytes of one tenant               up            down"""
+
+
 def _in_words(facts: dict[str, Any]) -> str:
-    lines = [
-        f"{facts['tenants']} tenants, {facts['length']:,} values of {facts['value_bits']} bits, "
-        f"dropout {facts['dropout']}, {facts['repeat']} round(s)",
-        "",
-        f"a tenant          {facts['tenant_cpu_s'] * 1e3:12,.1f} ms CPU "
-        f"{facts['tenant_peak_rss_mb']:10,.0f} MiB",
-        f"the coordinator   {facts['coordinator_cpu_s'] * 1e3:12,.1f} ms CPU "
-        f"{facts['coordinator_peak_rss_mb']:10,.0f} MiB",
-        f"all parties       {facts['process_cpu_s'] * 1e3:12,.1f} ms CPU",
-        f"a value up        {facts['upload_bytes_per_value']:12.4f} bytes",
-        f"masks             {facts['keystream_gb_s']:12.2f} GB/s, made and added; "
-        f"{facts['keystream_fraction']:.2f} of AES-256-CTR's {facts['aes_ctr_gb_s']:.2f}",
-        f"sum               {'exact' if facts['exact'] else 'WRONG'} {facts['opened_sum_sha256']}",
-        "",
-        f"{'bytes of one tenant':20}{'up':>16}{'down':>16}",
-    ]
-    for step, traffic in facts["wire_bytes"].items():
-        lines.append(f"{step:20}{traffic['up']:>16,}{traffic['down']:>16,}")
-    return "\n".join(lines)
+    words = _WORDS.format_map(
+        facts
+        | {f"{party}_ms": facts[f"{party}_cpu_s"] * 1e3 for party in _PARTIES}
+        | {"verdict": "exact" if facts["exact"] else "WRONG"}
+    )
+    steps = (
+        f"{step:20}{traffic['up']:>16,}{traffic['down']:>16,}"
+        for step, traffic in facts["wire_bytes"].items()
+    )
+    return "\n".join([words, *steps])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -90,7 +90,7 @@ class Workload:
     def values(self, index: int) -> Values:
         """The input of one tenant: (d,) float32 or float64."""
         exact = np.float32 if self.value_bits <= _FLOAT32_LEVEL_BITS else np.float64
-        values = np.empty(self.length, exact)
+        values: Values = np.empty(self.length, exact)
         start = 0
         for levels in self._levels(index):
             part = values[start : start + len(levels)]

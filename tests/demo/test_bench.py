@@ -1,0 +1,147 @@
+"""`secagg bench`: its contract, and that its figures are those of a round that opened rightly."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from secagg.errors import ConfigError
+from secagg_demo.bench_workload import Workload
+
+KEYS = {
+    "tenant_cpu_s",
+    "coordinator_cpu_s",
+    "process_cpu_s",
+    "upload_bytes_per_value",
+    "keystream_gb_s",
+    "aes_ctr_gb_s",
+    "keystream_fraction",
+    "tenant_peak_rss_mb",
+    "coordinator_peak_rss_mb",
+    "exact",
+    "opened_sum_sha256",
+    "wire_bytes",
+    "tenants",
+    "length",
+    "dropout",
+    "value_bits",
+    "repeat",
+    "threads",
+    "version",
+}
+STEPS = [
+    "advertise_keys",
+    "share_keys",
+    "acknowledge",
+    "masked_input",
+    "consistency_check",
+    "unmask",
+]
+
+
+def bench(*options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "secagg", "bench", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def documented_sum_sha256(tenants: int, length: int, silent: int, bits: int, seed: int) -> str:
+    """As `secagg bench masking --help` says, without our code."""
+    most = 2 ** (bits - 1) - 1
+    total = np.zeros(length, np.int64)
+    for i in range(tenants - silent):
+        rng = np.random.default_rng(seed * 1000003 + i)
+        total += rng.integers(-most, most, length, np.int64, endpoint=True)
+    return hashlib.sha256(total.astype("<i8").tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict:
+    run = bench(
+        "masking", "--tenants", 4, "--length", 1000, "--dropout", 0.25, "--seed", 7,
+        "--format", "json",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "masked_input" in run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_the_last_line_is_one_object_with_the_documented_keys(figures):
+    assert figures.keys() == KEYS
+    assert list(figures["wire_bytes"]) == STEPS
+
+
+def test_anybody_can_recompute_the_opened_sum(figures):
+    assert figures["exact"] is True
+    assert figures["opened_sum_sha256"] == documented_sum_sha256(4, 1000, 1, 16, seed=7)
+
+
+def test_costs_are_positive_and_add_up(figures):
+    tenants, coordinator = figures["tenant_cpu_s"], figures["coordinator_cpu_s"]
+    assert 0 < tenants < 10
+    assert 0 < coordinator < 10
+    assert figures["process_cpu_s"] > coordinator + tenants
+    assert figures["tenant_peak_rss_mb"] > 5
+    assert figures["coordinator_peak_rss_mb"] > 5
+    fraction = figures["keystream_gb_s"] / figures["aes_ctr_gb_s"]
+    assert figures["keystream_fraction"] == pytest.approx(fraction)
+
+
+def test_wire_bytes_are_those_of_the_messages(figures):
+    wire = figures["wire_bytes"]
+    assert figures["upload_bytes_per_value"] == wire["masked_input"]["up"] / 1000
+    # 22 bits a value at n = 4, and one weight of 8 bits; what is beyond is headers and framing.
+    packed = (1000 * 22 + 7) // 8 + 1
+    assert packed < wire["masked_input"]["up"] < packed + 800
+    assert all(0 < wire[step]["up"] < 4000 for step in STEPS)
+    assert all(0 < wire[step]["down"] < 4000 for step in STEPS[:-1])
+    assert wire["unmask"]["down"] == 0
+
+
+def test_more_silent_tenants_than_a_round_survives_are_refused_in_one_sentence():
+    run = bench("masking", "--tenants", 4, "--length", 10, "--dropout", 0.5, "--format", "json")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.startswith("secagg bench: a dropout of 0.5 silences 2 of 4 tenants")
+
+
+@pytest.mark.parametrize(
+    ("size", "clause"),
+    [
+        ({"tenants": 2}, "cohort"),
+        ({"length": 0}, "layout"),
+        ({"dropout": -0.5}, "silences"),
+        ({"value_bits": 40}, "value_bits"),
+    ],
+)
+def test_impossible_sizes_are_refused_before_anything_starts(size, clause):
+    sizes = {"tenants": 4, "length": 10, "dropout": 0.0, "value_bits": 16, "seed": 0} | size
+    with pytest.raises(ConfigError, match=clause):
+        Workload(**sizes).check()
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16, 25, 26, 32])
+def test_inputs_lie_on_the_quantisers_grid(bits):
+    workload = Workload(tenants=3, length=1000, dropout=0.0, value_bits=bits, seed=1)
+    worst = np.random.default_rng(5).integers(0, 2**32, 1000, np.uint32)
+    worst[:2] = 0, 2**32 - 1
+    levels = workload.quantiser.levels(workload.values(2), 1.0, worst)
+    most = 2 ** (bits - 1) - 1
+    drawn = np.random.default_rng(1 * 1000003 + 2).integers(
+        -most, most, 1000, np.int64, endpoint=True
+    )
+    assert np.array_equal(levels, drawn)
+
+
+def test_inputs_drawn_in_blocks_are_the_documented_ones(monkeypatch):
+    whole = Workload(tenants=3, length=1000, dropout=0.0, value_bits=16, seed=1)
+    expected = whole.values(0)
+    monkeypatch.setattr("secagg_demo.bench_workload._BLOCK", 7)
+    assert np.array_equal(whole.values(0), expected)
+
+
+def test_a_fraction_of_tenants_is_what_it_reads_as_in_decimal():
+    assert Workload(100, 10, 0.29, 16, 0).silent == 29
+    assert Workload(10, 10, 0.35, 16, 0).silent == 3
