@@ -1,7 +1,8 @@
 """The tenant's line to the coordinator: one channel, its services, and what is said about failures.
 
-Calls that fail because the coordinator is away are repeated and the wait is logged; the first
-failure in a row at warning level, since a wrong certificate looks just the same.
+Calls that fail because the coordinator is away are repeated. The first failure in a row is logged
+as a warning with what to look at, since a wrong certificate looks just the same; the others only at
+level debug, until a call got through.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import grpc
 from secagg.errors import SecaggError
 from secagg_wire.client import BackOff, Caller, model_service, open_channel, round_service
 from secagg_wire.codec import submit_request
-from secagg_wire.event_log import EventLog
+from secagg_wire.event_log import EventLog, Level
 from secagg_wire.key_files import KeyFiles
 from secagg_wire.v1 import round_service_pb2 as pb
 
@@ -33,6 +34,7 @@ class Connection:
         self._log = log
         self._tenant = tenant
         self._call_seconds = call_seconds
+        self._away = False
         self.caller = Caller(target, back_off=back_off, on_retry=self._retrying)
         self.rounds: RoundServiceAsyncStub = round_service(self._channel)
         self.models: ModelServiceAsyncStub = model_service(self._channel)
@@ -65,5 +67,15 @@ class Connection:
         """End all calls."""
         await self._channel.close()
 
+    def reached(self) -> None:
+        """A call got through: say so if none had before."""
+        if self._away:
+            self._away = False
+            self._log.event("coordinator_reached", coordinator=self.caller.target)
+
     def _retrying(self, error: SecaggError, wait_s: float) -> None:
-        self._log.warning("coordinator_unavailable", reason=str(error), next_try_s=round(wait_s, 2))
+        level: Level = "debug" if self._away else "warning"
+        self._away = True
+        self._log.event(
+            "coordinator_unavailable", level=level, reason=str(error), next_try_s=round(wait_s, 2)
+        )

@@ -35,6 +35,9 @@ from secagg_tenant.store import OfferedRound
 from secagg_tenant.tenant import Tenant
 from secagg_tenant.trainer import Contribution, ModelVersion, check_model_digest
 from secagg_tenant.upload import Uploader
+from secagg_wire.refusals import RoundEnded
+
+_MUCH_CLIPPING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,9 @@ class RoundRun:
         """
         try:
             await self._take_part()
+        except asyncio.CancelledError:
+            self._over.set()  # ends a training that runs in its thread
+            raise
         except PolicyRefused as error:
             await self._refuse(error)
         except RoundEndedElsewhere as ended:
@@ -262,6 +268,7 @@ class RoundRun:
         outputs = await tenant.crypto.run(
             participant.submit, contribution.vector, contribution.weight
         )
+        self._warn_of_clipping(await tenant.crypto.run(lambda: participant.saturated))
         await self._execute(outputs)
         await Uploader(tenant, self._connection, participant).run(self._patience())
         self._raise_if_over()
@@ -272,6 +279,14 @@ class RoundRun:
         self._files.drop_contribution()
         self._contribution = None
         tenant.store.audit("input_left", context=self.context.hex())
+
+    def _warn_of_clipping(self, cut: int) -> None:
+        share = cut / self.plan.layout.size
+        if share > _MUCH_CLIPPING:
+            self._tenant.log.warning(
+                "clip_too_small", context=self.context, share=round(share, 4),
+                advice="ask the owner for a larger clip, or train with a lower rate",
+            )  # fmt: skip
 
     def _keep_residual(self, participant: Participant) -> None:
         residual = np.empty(self.plan.layout.size, np.float32)
@@ -352,6 +367,10 @@ class RoundRun:
             self._record_end(end)
             return
         tenant, kind = self._tenant, type(error).__name__
+        if isinstance(error, RoundEnded):
+            tenant.store.set_round(self.context, "missed", str(error))
+            tenant.log.event("round_missed", context=self.context, reason=str(error))
+            return
         tenant.store.set_round(self.context, "given up", f"{kind}: {error}")
         tenant.store.audit(
             "round_given_up", context=self.context.hex(), error=kind, reason=str(error)

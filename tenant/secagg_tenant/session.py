@@ -270,6 +270,7 @@ class Session:
             if not connected:
                 connected = True
                 self._tenant.log.event("connected", coordinator=self._tenant.config.coordinator)
+            self._connection.reached()
             self._look_at(answer)
             self._advance()
             await asyncio.sleep(max(_LEAST_LEASE_S, answer.lease_ms / 1000) / 3)

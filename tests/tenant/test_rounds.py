@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from secagg.encoding import Quantiser
+from secagg_tenant.store import read_report
 from secagg_wire.v1 import round_pb2
 from tests.coordinator.federation import TENANTS, Enrolled, federation
 from tests.tenant.running import all_joined, config_of, drawn, joined, opened_sum
@@ -119,3 +120,56 @@ def test_a_node_whose_round_key_is_gone_gives_the_round_up_and_joins_the_next(
                     assert list((await running.ended(second)).survivors) == list(TENANTS)
 
     asyncio.run(scenario())
+
+
+def test_the_opened_sum_is_exactly_what_the_nodes_encoded(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        encoded = tmp_path / "encoded"
+        tables = {"demonstration": {"encoded_dir": encoded}}
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path, **tables) as nodes,
+        ):
+            context = await running.open(enrolled.plan(length=3000))
+            await running.ended(context)
+            files = [np.load(encoded / "round-1" / f"{name}.npy") for name in TENANTS]
+            assert all(levels.dtype == np.int64 for levels in files)
+            assert np.array_equal(np.sum(files, axis=0), await opened_sum(running, context))
+            for node in nodes.values():
+                assert node.heard("demonstration_wrote_plaintext")
+
+    asyncio.run(scenario())
+
+
+def test_a_clip_that_cuts_much_is_a_local_warning(enrolled: Enrolled, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            wild = config_of(running, "ada", tmp_path, training={"spread": 3, "weight": 100})
+            async with (
+                all_joined(running, tmp_path, without=("ada",)),
+                joined(running, wild) as node,
+            ):
+                await running.ended(await running.open(enrolled.plan()))
+                warned = await node.until("clip_too_small")
+                assert 0.5 < warned["share"] < 0.8
+
+    asyncio.run(scenario())
+
+
+def test_status_shows_rounds_and_the_audit_log(enrolled: Enrolled, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path) as nodes,
+        ):
+            await running.ended(await running.open(enrolled.plan()))
+            await nodes["ada"].until("round_ended")
+
+    asyncio.run(scenario())
+    report = read_report(tmp_path / "ada/tenant.sqlite")
+    assert [(row["number"], row["state"]) for row in report["rounds"]] == [("1", "opened")]
+    assert [row["event"] for row in report["audit"]] == [
+        "plan_accepted", "input_left", "round_ended"
+    ]  # fmt: skip
