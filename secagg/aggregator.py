@@ -209,6 +209,7 @@ class Aggregator:
         self._shares: dict[int, dict[int, Share]] = {}
         self._words = [np.zeros(length, word_dtype(bits)) for length, bits in plan.vectors]
         self._transcript = TranscriptWriter(plan, roster)
+        self._public_keys: set[bytes] = set()
         self._directory_message = KeyDirectory(())
         self._directory = Directory({}, b"")
         self._bodies: dict[int, ShareKeysBody] = {}
@@ -333,6 +334,10 @@ class Aggregator:
     def _on_advertise_keys(self, signed: Signed) -> list[AggregatorOutput]:
         body = checks.verify(self._setting, signed, AdvertiseKeys)
         suite.check_public_keys(body)
+        keys = {body.channel_key, body.mask_key}
+        if keys & self._public_keys:  # C06; refused here, it costs its sender and not the round
+            raise ProtocolError("another participant advertises this key", step=body.STEP)
+        self._public_keys |= keys
         return []
 
     def _on_share_keys(self, message: ShareKeys) -> list[AggregatorOutput]:
@@ -553,6 +558,8 @@ class Aggregator:
             return True
         checks.verify(self._setting, signed, BODIES[signed.label])
         first = before.body if isinstance(before, ShareKeys) else before
+        if first == signed:  # whoever carried the leaves may have changed them: no proof
+            raise MalformedMessage(f"{signed.label} comes again with other leaves", step=self.step)
         raise FaultyParticipant(
             self.plan.cohort[signed.sender],
             f"it signed two different {signed.label} messages in one round",
