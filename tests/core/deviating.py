@@ -8,7 +8,7 @@ their real entry points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from secagg import merkle, suite
@@ -17,6 +17,7 @@ from secagg.checks import leaf_digest, share_commitment
 from secagg.errors import Step
 from secagg.masking import Masking
 from secagg.messages import (
+    BODIES,
     Acknowledge,
     AdvertiseKeys,
     AgreedView,
@@ -56,6 +57,7 @@ class Coalition:
         self.tenants = make_tenants(self.members, self.plan, kinds=kinds)
         self.said: dict[str, dict[int, Signed]] = {}
         self.dealings: dict[int, ShareKeys] = {}
+        self.uploads: dict[int, bytes] = {}
 
     @property
     def everybody(self) -> range:
@@ -111,7 +113,7 @@ class Coalition:
     def upload(self, index: int) -> None:
         tenant = self.tenant(index)
         self.hear(index, tenant.submit())
-        list(tenant.running.upload())
+        self.uploads[index] = b"".join(tenant.running.upload())
         self.hear(index, tenant.finish_upload())
 
     # ------------------------------------------------------------------ what was said, bundled
@@ -143,6 +145,22 @@ class Coalition:
 
     def quorum(self, indices: Iterable[int]) -> Quorum:
         return Quorum(self.signed(Survivors.LABEL, indices))
+
+    def sequence(self) -> Iterator[tuple[str, int]]:
+        """(label, index) of everything that the honest round says, in order."""
+        for label in BODIES:
+            yield from ((label, index) for index in self.everybody)
+
+    def feed(self, aggregator: Aggregator, message: tuple[str, int], again: bool = False) -> None:
+        """Give an honest aggregator one message of the honest round, upload bytes included."""
+        label, index = message
+        name, signed = self.plan.cohort[index], self.said[label][index]
+        ends_upload = label == UploadCommitment.LABEL and aggregator.step is Step.MASKED_INPUT
+        if ends_upload and not (again and name not in aggregator.waiting):
+            place = aggregator.committed(name)
+            aggregator.absorb(name, place, self.uploads[index][place:])
+        sent = self.dealings[index] if label == ShareKeysBody.LABEL else signed
+        aggregator.receive(name, encode(sent), 0.0)
 
     def released(self) -> dict[int, Unmask]:
         """Every answer that an honest tenant gave."""

@@ -623,9 +623,7 @@ def test_different_survivor_sets_shown_to_different_tenants_find_one_quorum_at_m
             signers = [i for i in members if i == COLLUDER or shown[i] == members]
             if len(signers) < c.plan.quorum:
                 for index in range(4):
-                    refused(
-                        c, c.quorum(signers), "below the quorum|another U3|second", victim=index
-                    )
+                    refused(c, c.quorum(signers), "below the quorum|U3|second", victim=index)
                 continue
             answered += 1
             for index in signers:
