@@ -53,8 +53,8 @@ PUBLIC_NAMES: tuple[str, ...] = (
     "TooFewSurvivors",
     "UsageError",
     "Verified",
-    "verify_transcript",
     "__version__",
+    "verify_transcript",
 )
 
 NODE = {"alembic", "cryptography", "google", "grpc", "grpc_health", "grpc_status", "numpy"}
@@ -65,12 +65,13 @@ TORCH = {"numpy", "peft", "safetensors", "torch", "transformers"}
 MAY_IMPORT = {
     "secagg": {"numpy", "cryptography", "Crypto"},
     "secagg/ckks": {"numpy", "cryptography", "Crypto", "tenseal", "numba"},
+    "secagg/testing": {"numpy", "cryptography", "hypothesis"},
     "secagg_wire": NODE - {"alembic", "sqlalchemy"},
     "secagg_tenant": NODE | TORCH,
     "secagg_coordinator": NODE,
     "secagg_models": TORCH,
     "secagg_owner": NODE | TORCH,
-    "secagg_demo": NODE | TORCH | {"matplotlib"},
+    "secagg_demo": NODE | TORCH | {"matplotlib", "scipy"},
 }
 HEAVY = {"torch", "grpc", "tenseal", "google.protobuf", "transformers", "sqlalchemy", "numba"}
 
@@ -123,7 +124,8 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 def _package(module: Path) -> str:
     top_level, *rest = module.parts
-    return "secagg/ckks" if top_level == "secagg" and rest[0].startswith("ckks") else top_level
+    apart = top_level == "secagg" and rest[0] in ("ckks", "testing")
+    return f"{top_level}/{rest[0]}" if apart else top_level
 
 
 def test_packages_import_only_their_declared_distributions(installed_wheel: Path) -> None:

@@ -31,6 +31,8 @@ def _is_expose_call(node: ast.AST) -> bool:
 def _catches_everything(node: ast.AST) -> bool:
     if not isinstance(node, ast.ExceptHandler):
         return False
+    if isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None:
+        return False  # it cleans up and lets everything through
     caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
     return any(
         kind is None or (isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException"))
