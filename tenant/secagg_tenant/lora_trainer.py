@@ -43,6 +43,15 @@ class LoraTrainer:
         self._streams: dict[str, TokenStream] = {}
         torch.set_num_threads(config.threads)
 
+    def prepare(self) -> None:
+        """Load the base before the first round, while nobody waits: loading holds the interpreter
+        for seconds, in which no lease would be renewed, and a wrong base is told at the start.
+
+        Raises:
+            ConfigError: the base cannot be loaded, or is not the pinned one.
+        """
+        _ = self._base
+
     def check(self, plan: RoundPlan, version: ModelVersion | None) -> None:
         """See `Trainer`."""
         if version is None:

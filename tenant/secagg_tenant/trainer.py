@@ -132,6 +132,7 @@ def make_trainer(config: Config, tenant: str) -> Trainer:
     """The configured trainer.
 
     Raises:
+        ConfigError: the base model cannot be loaded, or is not the pinned one.
         ModuleNotFoundError: torch is not installed and `lora` is configured.
     """
     match config.training:
@@ -140,4 +141,6 @@ def make_trainer(config: Config, tenant: str) -> Trainer:
         case LoraTraining() as lora:
             from secagg_tenant.lora_trainer import LoraTrainer
 
-            return LoraTrainer(lora, config.model, config.policy, lora.name or tenant)
+            trainer = LoraTrainer(lora, config.model, config.policy, lora.name or tenant)
+            trainer.prepare()
+            return trainer
