@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from secagg_demo.console import Narrator
+from secagg_demo.journal import Journal
 from secagg_demo.processes import Child, Children, Event
 
+POOL_SIZE = 2
 _JOB_S = 900.0
 _START_S = 180.0
 
@@ -52,7 +54,7 @@ class ArmsPool:
     children: Children
     setting: Mapping[str, object]
     environment: Mapping[str, str]
-    size: int = 2
+    size: int = POOL_SIZE
     _idle: asyncio.Queue[Child] = field(default_factory=asyncio.Queue)
 
     async def start(self) -> str:
@@ -91,14 +93,17 @@ class ArmsPool:
             await worker.ended()
 
 
-def show(narrator: Narrator, child: Child, event: Event) -> None:
-    """Turn a worker's events into a bar."""
+def listen(narrator: Narrator, journal: Journal, child: Child, event: Event) -> None:
+    """Turn a worker's events into a bar and into the timeline."""
     fields: Mapping[str, Any] = event.fields
     match event.name:
         case "training" | "measuring":
+            kind = "pilots" if fields["job"].startswith("pilot") else "comparison"
+            journal.begin(child.name, kind, event.at)
             text = f"{event.name} {fields['job']}"
             narrator.show(child.name, text, fields["done"], fields["of"])
         case "job done":
+            journal.end_all(child.name)
             narrator.clear(child.name)
         case _:
             pass

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from secagg_demo import arms_pool, federation, nodes, texts
-from secagg_demo.arms_pool import ArmsPool
+from secagg_demo.arms_pool import POOL_SIZE, ArmsPool
 from secagg_demo.comparison import Arms, Comparison, Rates
 from secagg_demo.console import Narrator
 from secagg_demo.evidence import write_readme
-from secagg_demo.federation import Federation, Journal, Kill
+from secagg_demo.federation import Federation, Kill
+from secagg_demo.journal import Journal
 from secagg_demo.processes import Child, Children, Event
 from secagg_demo.results import DemoResult, RoundResult, Timeline
 from secagg_demo.settings import KILL_ROUND, Settings
@@ -109,7 +110,7 @@ class Demonstration:
 
     def _listen(self, child: Child, event: Event) -> None:
         if child.name.startswith("arms-"):
-            arms_pool.show(self.narrator, child, event)
+            arms_pool.listen(self.narrator, self.journal, child, event)
         else:
             federation.listen(self.narrator, self.journal, child, event)
 
@@ -228,13 +229,13 @@ class Demonstration:
             "suite": "x25519",
             "pilot_steps": self.pilot_steps,
             "lease_seconds": nodes.LEASE["seconds"],
-            **{f"recipe_{name}": value for name, value in recipe.items() if name != "seed"},
+            "recipe": {name: value for name, value in recipe.items() if name != "seed"},
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
         }
 
     def _timeline(self, names: tuple[str, ...]) -> Timeline:
-        lanes = (COORDINATOR, *names)
+        lanes = (COORDINATOR, *names, *(f"arms-{number}" for number in range(1, POOL_SIZE + 1)))
         return Timeline(
             lanes,
             tuple(span for span in self.journal.spans if span.lane in lanes),

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,8 +22,9 @@ from rich.markup import escape
 from secagg.cli import EXIT_ABORTED
 from secagg_demo.console import Narrator
 from secagg_demo.evidence import collect_encoded, examine, round_folder
+from secagg_demo.journal import Journal
 from secagg_demo.processes import Child, Children, Event, Fields, ProcessFailed
-from secagg_demo.results import Exclusion, Mark, Outcome, RoundResult, Span
+from secagg_demo.results import Exclusion, Outcome, RoundResult
 from secagg_demo.site import COORDINATOR, OWNER, Site
 
 _T = TypeVar("_T")
@@ -40,38 +40,6 @@ class Kill:
 
     round_number: int
     victims: tuple[str, ...]
-
-
-@dataclass
-class Journal:
-    """Who was busy when, in seconds since the demonstration began."""
-
-    began: float = field(default_factory=time.time)
-    spans: list[Span] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    _open: dict[tuple[str, str], float] = field(default_factory=dict)
-
-    def begin(self, lane: str, kind: str, at: float | None = None) -> None:
-        """Something starts; a second start of the same is the same."""
-        self._open.setdefault((lane, kind), at or time.time())
-
-    def end(self, lane: str, kind: str, at: float | None = None) -> None:
-        """What had started ends; without a start, nothing happens."""
-        if (start := self._open.pop((lane, kind), None)) is not None:
-            self.span(lane, kind, start, at or time.time())
-
-    def end_all(self, lane: str) -> None:
-        """The lane's process is gone, and with it whatever it was doing."""
-        for _, kind in [key for key in self._open if key[0] == lane]:
-            self.end(lane, kind)
-
-    def span(self, lane: str, kind: str, start: float, end: float) -> None:
-        """A finished stretch."""
-        self.spans.append(Span(lane, kind, start - self.began, end - self.began))
-
-    def mark(self, lane: str, text: str) -> None:
-        """Something happens now."""
-        self.marks.append(Mark(lane, text, time.time() - self.began))
 
 
 @dataclass(eq=False)
@@ -294,6 +262,7 @@ def environment() -> dict[str, str]:
     quiet = {
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",

@@ -6,9 +6,10 @@ stands in report.json or in the evidence folder too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from secagg_demo import plots
 from secagg_demo.comparison import Comparison
@@ -41,6 +42,7 @@ th { text-align:right; font-weight:600; color:var(--faint); font-size:.8rem;
      border-bottom:1px solid var(--line); padding:.35rem .55rem; vertical-align:bottom }
 td { text-align:right; padding:.38rem .55rem; border-bottom:1px solid var(--line) }
 th:first-child, td:first-child { text-align:left } td.text { text-align:left }
+table.pairs td:first-child { width:14rem; color:var(--faint) }
 tr.total td { font-weight:600; border-bottom:none } td.best { font-weight:700 }
 svg { width:100%; height:auto; display:block; margin:.3rem 0 .6rem }
 .note { color:var(--faint); font-size:.85rem } .alarm { border-color:var(--bad) }
@@ -237,7 +239,8 @@ def _secrecy(result: DemoResult, evidence: Path) -> str:
     folder = round_folder(evidence, shown.evidence.round_number)
     held, bits = shown.evidence.held[0], shown.evidence.ring_bits
     words = load_words(folder, held.tenant, shown.evidence.length, bits)
-    pictures = plots.as_pictures(load_levels(folder, held.tenant), words, bits)
+    levels = load_levels(folder, held.tenant)
+    pictures = plots.as_pictures(levels, words, bits)
     rows = "".join(
         f"<tr><td>{entry.evidence.round_number}</td>{_td(escape(one.tenant), 'text')}"
         f"{_td(f'{one.upload.high_bits_p:.3f}')}{_td(f'{one.upload.low_bits_p:.3f}')}"
@@ -254,7 +257,7 @@ def _secrecy(result: DemoResult, evidence: Path) -> str:
         f"{shown.evidence.length:,} values of {bits} bits, exactly as received. Left, what hides "
         "in it; right, what the coordinator could look at before the masks of all survivors "
         "cancelled in the sum.</p>"
-        f"{plots.encoded_and_uploaded(held, bits)}{pictures}"
+        f"{plots.encoded_and_uploaded(held, levels, bits)}{pictures}"
         f"<details open><summary>chi-square against uniform, every upload</summary>"
         f"<table>{head}{rows}</table></details>"
         '<p class="note">An honest p is itself uniform between 0 and 1: about one in a hundred is '
@@ -313,19 +316,23 @@ def _texts(result: DemoResult) -> str:
 
 
 def _parameters(result: DemoResult) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(str(name))}</td>{_td(escape(_short(value)), 'text')}</tr>"
-        for name, value in result.parameters.items()
-    )
-    parts = "".join(
-        f"<tr><td>{escape(name)}</td>{_td(f'{seconds:.1f}')}</tr>"
-        for name, seconds in result.seconds_by_part.items()
-    )
+    recipe = result.parameters.get("recipe", {})
+    others = {name: value for name, value in result.parameters.items() if name != "recipe"}
     return (
-        f"<section><h2>Parameters</h2><table>{rows}</table>"
-        f"<details><summary>seconds by part (parts overlap)</summary><table>{parts}</table>"
+        f"<section><h2>Parameters</h2>{_pairs(others)}"
+        f"<details><summary>the training recipe, the same for all arms</summary>{_pairs(recipe)}"
+        "</details><details><summary>seconds by part of the run</summary>"
+        f"{_pairs({name: f'{took:.1f}' for name, took in result.seconds_by_part.items()})}"
         "</details></section>"
     )
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td>{_td(escape(_short(value)), 'text')}</tr>"
+        for name, value in values.items()
+    )
+    return f'<table class="pairs">{rows}</table>'
 
 
 def _short(value: object) -> str:

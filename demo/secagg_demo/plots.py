@@ -127,33 +127,41 @@ def losses_over_rounds(comparison: Comparison) -> str:
     return _svg(figure)
 
 
-def encoded_and_uploaded(held: Held, ring_bits: int) -> str:
-    """Histograms over the ring: what the tenant encoded, and what the coordinator held for it."""
+def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], ring_bits: int) -> str:
+    """Histograms: what the tenant encoded, and what the coordinator held for it."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.2, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
+    _encoded(left, levels)
     half = 2 ** (ring_bits - 1)
     edges = np.linspace(-half, half, len(held.upload.counts) + 1)
-    for axes, counts, colour, title in (
-        (left, held.encoded.counts, ARM_COLOURS["local_only"], "what the tenant encoded"),
-        (right, held.upload.counts, ARM_COLOURS["federated"], "what the coordinator held"),
-    ):
-        # Words count from 0; as signed numbers, the upper half of the ring comes first.
-        axes.stairs(np.roll(counts, len(counts) // 2), edges, fill=True, color=colour)
-        axes.set_title(title)
-        axes.set_xlabel(f"value modulo 2^{ring_bits}, signed")
-        axes.set_xlim(-half, half)
-        axes.set_xticks([-half, 0, half], [f"-2^{ring_bits - 1}", "0", f"2^{ring_bits - 1}"])
-    left.set_ylabel("values in a bin")
+    # Words count from 0; as signed numbers, the upper half of the ring comes first.
+    counts = np.roll(held.upload.counts, len(held.upload.counts) // 2)
+    right.stairs(counts, edges, fill=True, color=ARM_COLOURS["federated"])
+    right.set_title("what the coordinator held for it")
+    right.set_xlabel(f"word modulo $2^{{{ring_bits}}}$, as a signed number")
+    right.set_xlim(-half, half)
+    right.set_xticks(
+        [-half, 0, half], [f"$-2^{{{ring_bits - 1}}}$", "0", f"$2^{{{ring_bits - 1}}}$"]
+    )
     mean = float(np.mean(held.upload.counts))
     right.axhspan(mean - 2 * mean**0.5, mean + 2 * mean**0.5, color=INK, alpha=0.12, linewidth=0)
     right.axhline(mean, color=INK, linewidth=0.8)
-    right.set_ylim(0, 2 * mean)
+    right.set_ylim(0, 1.6 * mean)
     right.text(
-        0, 0.12 * mean, f"uniform: line, two standard deviations: band;  p = "
-        f"{held.upload.high_bits_p:.2f}", ha="center", color="white", fontsize=8,
+        0, 0.12 * mean, "line: uniform; band: two standard deviations", ha="center",
+        color="white", fontsize=8,
     )  # fmt: skip
     return _svg(figure)
+
+
+def _encoded(axes: Axes, levels: NDArray[np.int64]) -> None:
+    largest = max(1, int(np.abs(levels).max()))
+    axes.hist(levels, bins=121, range=(-largest, largest), color=ARM_COLOURS["local_only"])
+    axes.set_yscale("log")
+    axes.set_title("what the tenant encoded")
+    axes.set_xlabel("level (the real number is level times scale)")
+    axes.set_ylabel("values in a bin")
 
 
 def as_pictures(levels: NDArray[np.int64], words: NDArray[np.uint64], ring_bits: int) -> str:

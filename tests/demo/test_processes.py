@@ -15,7 +15,8 @@ from rich.console import Console
 from secagg_demo import nodes
 from secagg_demo.console import Narrator
 from secagg_demo.evidence import load_levels, round_folder
-from secagg_demo.federation import Federation, Journal, Kill, listen
+from secagg_demo.federation import Federation, Kill, listen
+from secagg_demo.journal import Journal
 from secagg_demo.processes import Children, ProcessFailed
 from secagg_demo.results import RoundResult
 from secagg_demo.site import COORDINATOR, OWNER, Site, enrol
@@ -58,7 +59,7 @@ async def _run_federation(
 
 
 # A killed tenant is missed sooner than in the demonstration; a loaded machine still renews in time.
-FAST_LEASE = {"seconds": 3.0, "grace_seconds": 0.5, "join_grace_seconds": 60.0}
+FAST_LEASE = {"seconds": 4.0, "grace_seconds": 0.5, "join_grace_seconds": 60.0}
 
 
 @pytest.fixture(scope="module")
