@@ -630,33 +630,20 @@ class Aggregator:
         return self._words[place.vector][place.start : place.start + place.count]
 
     def _checked_answers(self, signed: Signed, body: Unmask) -> dict[int, Share]:
-        """One share for each dealer in U2, of the right kind, as its dealer committed to (C25)."""
-        name = self.plan.cohort[signed.sender]
-        survivors = self._survivor_indices
-        expected = tuple((d, self._scheme.expected_kind(d, survivors)) for d in self._view.members)
-        if body.view != self._view.digest or expected != tuple(
-            (answer.dealer, answer.kind) for answer in body.answers
-        ):
-            raise FaultyParticipant(
-                name, "it answered for other dealers or kinds than U3 asks for",
-                step=Step.UNMASK, evidence=(signed.digest,),
+        """The shares of one answer, which are what the dealers committed to (C25)."""
+        try:
+            checks.check_answers(
+                self._setting, self._directory, self._view, self._survivors, self._leaves,
+                signed.sender, body,
             )  # fmt: skip
-        shares: dict[int, Share] = {}
-        for answer in body.answers:
-            place = self._bodies[answer.dealer].holders.index(signed.sender)
-            committed = self._leaves[answer.dealer].leaves[place].commitments[answer.kind]
-            if committed != checks.share_commitment(
-                self.plan.context, answer.kind, answer.dealer, signed.sender,
-                answer.share, answer.opening,
-            ):  # fmt: skip
-                raise FaultyParticipant(
-                    name, f"its share of participant {answer.dealer} is not the one dealt to it",
-                    step=Step.UNMASK, evidence=(signed.digest,),
-                )  # fmt: skip
-            shares[answer.dealer] = parse_share(
-                answer.share, self._scheme.share_kinds[answer.kind]
-            )  # C36: an honest holder would have refused a share that is none
-        return shares
+        except ProtocolError as error:
+            name = self.plan.cohort[signed.sender]
+            raise FaultyParticipant(
+                name, str(error), step=Step.UNMASK, evidence=(signed.digest,)
+            ) from None
+        # C36: an honest holder would have refused a share that is none.
+        kinds = self._scheme.share_kinds
+        return {one.dealer: parse_share(one.share, kinds[one.kind]) for one in body.answers}
 
     @property
     def _survivor_indices(self) -> frozenset[int]:

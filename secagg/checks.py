@@ -8,7 +8,7 @@ docs/protocol.md. Functions are pure; they raise `ProtocolError` and change noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from secagg import merkle
@@ -30,10 +30,12 @@ from secagg.messages import (
     Survivor,
     Survivors,
     SurvivorSet,
+    Unmask,
     UploadCommitment,
 )
 from secagg.plan import RoundPlan
 from secagg.records import encode
+from secagg.scheme import scheme_of
 from secagg.suite import TAG_BYTES, check_public_keys
 
 OPENING_BYTES = 32
@@ -41,10 +43,15 @@ OPENING_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What both sides of a round know from its beginning: a plan within its roster (C38)."""
+    """What both sides of a round know from its beginning: a plan within its roster (C38).
+
+    `verified` has the digests of signed records that this party has verified, or signed itself: no
+    signature is verified again in every bundle that carries it.
+    """
 
     plan: RoundPlan
     roster: Roster
+    verified: set[bytes] = field(default_factory=set, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.plan.roster_digest != self.roster.digest:
@@ -74,7 +81,9 @@ def verify(setting: Setting, signed: Signed, kind: type[BodyT]) -> BodyT:
         raise MalformedMessage(
             f"sender {signed.sender} is outside the cohort of {plan.n}", step=kind.STEP
         )
-    body = signed.read(kind)
+    body, digest = signed.read(kind), signed.digest
+    if digest in setting.verified:
+        return body
     member = setting.roster[plan.cohort[signed.sender]]
     if not member.verify(plan.suite, kind.LABEL, plan.context, signed.body, signed.signature):
         raise ProtocolError(
@@ -82,6 +91,7 @@ def verify(setting: Setting, signed: Signed, kind: type[BodyT]) -> BodyT:
             "for this round",
             step=kind.STEP,
         )
+    setting.verified.add(digest)
     return body
 
 
@@ -124,6 +134,8 @@ def read_share_keys(
 ) -> ShareKeysBody:
     """A dealer's body and all its leaves, as the aggregator sees them (C08, C09)."""
     body = verify(setting, message.body, ShareKeysBody)
+    if message.body.sender not in directory.keys:
+        raise ProtocolError("a dealer is outside U1", step=ShareKeysBody.STEP)
     check_dealing(directory, body)
     if tuple(leaf.holder for leaf in message.leaves) != body.holders:
         raise MalformedMessage("leaves and holders differ", step=ShareKeysBody.STEP)
@@ -286,3 +298,36 @@ def read_quorum(setting: Setting, expected: Survivors, quorum: Quorum) -> tuple[
             step=Survivors.STEP,
         )
     return tuple(signatures)
+
+
+def check_answers(
+    setting: Setting,
+    directory: Directory,
+    view: View,
+    survivors: Survivors,
+    dealings: Mapping[int, ShareKeys],
+    holder: int,
+    body: Unmask,
+) -> None:
+    """One share for each dealer in U2: of the kind that U3 asks for, as it was committed to (C25).
+
+    Raises:
+        ProtocolError: `holder`, who signed `body`, is faulty.
+    """
+    scheme, members = scheme_of(setting.plan), frozenset(one.index for one in survivors.members)
+    expected = tuple((dealer, scheme.expected_kind(dealer, members)) for dealer in view.members)
+    given = tuple((answer.dealer, answer.kind) for answer in body.answers)
+    if body.view != view.digest or given != expected:
+        raise ProtocolError(
+            "it answered for other dealers or kinds than U3 asks for", step=Unmask.STEP
+        )
+    place = tuple(directory.keys).index(holder)
+    for answer in body.answers:
+        committed = dealings[answer.dealer].leaves[place].commitments[answer.kind]
+        if committed != share_commitment(
+            setting.context, answer.kind, answer.dealer, holder, answer.share, answer.opening
+        ):
+            raise ProtocolError(
+                f"its share of participant {answer.dealer} is not the one dealt to it",
+                step=Unmask.STEP,
+            )

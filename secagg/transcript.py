@@ -136,7 +136,7 @@ def _replay(setting: Setting, messages: Iterator[bytes], chain: bytes) -> Verifi
     signers = checks.read_quorum(
         setting, survivors, _next(messages, Quorum, Step.CONSISTENCY_CHECK)
     )
-    answered = _answers(setting, view, survivors, messages)
+    answered = _answers(setting, directory, view, survivors, dealings, messages)
     members = {survivor.index for survivor in survivors.members}
     return Verified(
         plan,
@@ -162,21 +162,29 @@ def _dealings(
         if not isinstance(message, ShareKeys):
             return dealings, message
         checks.read_share_keys(setting, directory, message, kinds, bundle_bytes())
+        if message.body.sender <= max(dealings, default=-1):
+            raise MalformedMessage("dealers are not unique and in order", step=Step.SHARE_KEYS)
         dealings[message.body.sender] = message
     raise MalformedMessage("it ends before the agreed view", step=Step.SHARE_KEYS)
 
 
 def _answers(
-    setting: Setting, view: View, survivors: Survivors, messages: Iterator[bytes]
+    setting: Setting,
+    directory: Directory,
+    view: View,
+    survivors: Survivors,
+    dealings: dict[int, ShareKeys],
+    messages: Iterator[bytes],
 ) -> tuple[int, ...]:
     signed = [decode_message(data) for data in messages]
     records = [record for record in signed if isinstance(record, Signed)]
     if len(records) != len(signed):
         raise MalformedMessage("something else follows the answers", step=Step.UNMASK)
     answers = checks.verify_all(setting, records, Unmask)
-    members = {survivor.index for survivor in survivors.members}
-    if not set(answers) <= members or any(body.view != view.digest for body in answers.values()):
-        raise ProtocolError("an answer is from outside U3 or of another view", step=Step.UNMASK)
+    if not set(answers) <= {survivor.index for survivor in survivors.members}:
+        raise ProtocolError("an answer is from outside U3", step=Step.UNMASK)
+    for holder, body in answers.items():
+        checks.check_answers(setting, directory, view, survivors, dealings, holder, body)
     if len(answers) < setting.plan.share_threshold:
         raise ProtocolError("fewer answers than the threshold", step=Step.UNMASK)
     return tuple(answers)
