@@ -22,9 +22,9 @@ from secagg_demo.comparison import Arms, Comparison, Rates
 from secagg_demo.console import Narrator
 from secagg_demo.evidence import write_readme
 from secagg_demo.federation import Federation, Kill
-from secagg_demo.journal import Journal
+from secagg_demo.journal import Journal, Timeline
 from secagg_demo.processes import Child, Children, Event
-from secagg_demo.results import DemoResult, RoundResult, Timeline
+from secagg_demo.results import DemoResult, RoundResult
 from secagg_demo.settings import KILL_ROUND, Settings
 from secagg_demo.site import COORDINATOR, OWNER, Site, enrol
 from secagg_demo.texts import TenantText

@@ -5,7 +5,33 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from secagg_demo.results import Mark, Span
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A lane of the timeline was busy with something; seconds since the demonstration began."""
+
+    lane: str
+    kind: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something happened at a moment."""
+
+    lane: str
+    text: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The run as it happened."""
+
+    lanes: tuple[str, ...]
+    spans: tuple[Span, ...]
+    marks: tuple[Mark, ...]
 
 
 @dataclass

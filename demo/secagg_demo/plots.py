@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from secagg_demo.comparison import Comparison
 from secagg_demo.evidence import Held
-from secagg_demo.results import Timeline
+from secagg_demo.journal import Timeline
 
 INK, FAINT, GRID = "#1c2733", "#6b7a89", "#e4e9ee"
 ARM_COLOURS: Mapping[str, str] = {

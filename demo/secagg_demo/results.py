@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from secagg_demo.comparison import Comparison
 from secagg_demo.evidence import RoundEvidence
+from secagg_demo.journal import Timeline
 
 Outcome = Literal["opened", "aborted"]
 
@@ -34,34 +35,6 @@ class RoundResult:
     seconds: Mapping[str, float]
     transcript_holds: bool | None
     """Whether `verify_transcript` accepted it; None where the round was aborted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A lane of the timeline was busy with something; seconds since the demonstration began."""
-
-    lane: str
-    kind: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Something happened at a moment."""
-
-    lane: str
-    text: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """The run as it happened."""
-
-    lanes: tuple[str, ...]
-    spans: tuple[Span, ...]
-    marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True, slots=True)
