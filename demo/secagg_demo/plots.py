@@ -90,7 +90,7 @@ def losses_by_arm(comparison: Comparison) -> str:
     axes.set_ylim(0.9 * min(map(min, values)), 1.06 * max(map(max, values)))
     axes.grid(axis="x", visible=False)
     axes.legend(ncols=len(arms), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
-    return _svg(figure)
+    return _svg(figure, "losses_by_arm")
 
 
 def losses_over_rounds(comparison: Comparison) -> str:
@@ -124,7 +124,7 @@ def losses_over_rounds(comparison: Comparison) -> str:
         if place + columns >= count:
             axes.set_xlabel("round")
     grid[0][0].legend(fontsize=7, loc="upper right")
-    return _svg(figure)
+    return _svg(figure, "losses_over_rounds")
 
 
 def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], ring_bits: int) -> str:
@@ -152,7 +152,7 @@ def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], ring_bits: int) 
         0, 0.12 * mean, "line: uniform; band: two standard deviations", ha="center",
         color="white", fontsize=8,
     )  # fmt: skip
-    return _svg(figure)
+    return _svg(figure, "encoded_and_uploaded")
 
 
 def _encoded(axes: Axes, levels: NDArray[np.int64]) -> None:
@@ -183,7 +183,7 @@ def as_pictures(levels: NDArray[np.int64], words: NDArray[np.uint64], ring_bits:
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
-    return _svg(figure)
+    return _svg(figure, "as_pictures")
 
 
 def timeline(run: Timeline) -> str:
@@ -216,7 +216,7 @@ def timeline(run: Timeline) -> str:
         ncols=min(8, len(kinds)), fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.0),
         borderaxespad=0.2, handlelength=1.0, columnspacing=1.2,
     )  # fmt: skip
-    return _svg(figure)
+    return _svg(figure, "timeline")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -225,13 +225,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
         return figure, figure.subplots()
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an element of the page, as wide as the page makes it, its ids its own."""
     out = io.StringIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
-    start = text[text.index("<svg") :]
-    # The page scales it: width and height in points would fix it. Ids must differ between plots.
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", start, count=1).replace(
-        ' height="', ' data-height="', 1
-    )
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)

@@ -1,0 +1,128 @@
+"""The report says what was measured, with the promised keys, in one self-contained page."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from secagg_demo.page import render
+from secagg_demo.report import write_json
+from tests.demo.canned import LOST, NAMES, canned
+
+ROOT = Path(__file__).parents[2]
+ROUND_KEYS = {
+    "round", "scheme", "cohort", "survivors", "killed", "exact_sum", "upload_bytes_per_value",
+    "uniformity_p", "seconds",
+}  # fmt: skip
+EVALUATION_KEYS = {
+    "tenant", "base", "local_only", "local_only_on_all", "federated", "centralised"
+}  # fmt: skip
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]:
+    folder = tmp_path_factory.mktemp("finished")
+    result = canned(folder)
+    report = write_json(result, folder)
+    return folder, report, render(result, folder / "evidence")
+
+
+def test_the_promised_keys_are_there(finished) -> None:
+    _, report, _ = finished
+    assert {"rounds", "evaluation", "parameters", "seconds"} <= report.keys()
+    for entry in report["rounds"]:
+        assert entry.keys() >= ROUND_KEYS
+        assert isinstance(entry["seconds"], dict)
+    for row in report["evaluation"]:
+        assert row.keys() == EVALUATION_KEYS
+
+
+def test_the_report_is_json_without_infinities(finished) -> None:
+    folder, report, _ = finished
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    text = (folder / "report.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == json.loads(json.dumps(report))
+
+
+def test_the_killed_tenant_is_missing_among_the_survivors(finished) -> None:
+    _, report, _ = finished
+    second = report["rounds"][1]
+    assert second["killed"] == [LOST]
+    assert second["survivors"] == list(NAMES[:-1])
+    assert second["exact_sum"] is True
+
+
+def test_the_recovered_share_is_of_the_mean_gain(finished) -> None:
+    _, report, _ = finished
+    assert report["recovered_share_of_centralised_gain"] == pytest.approx(0.27 / 0.3)
+
+
+def test_the_repositorys_own_check_accepts_the_evidence(finished) -> None:
+    folder, _, _ = finished
+    checked = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "check_demo.py", folder], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.count("equal") == 3
+
+
+def test_the_page_needs_nothing_else(finished) -> None:
+    _, _, page = finished
+    without_names = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    without_metadata = re.sub(r"<metadata>.*?</metadata>", "", without_names, flags=re.DOTALL)
+    assert "http://" not in without_metadata
+    assert "https://" not in without_metadata
+    assert "<script" not in page
+    assert "<link" not in page
+
+
+def test_the_page_is_well_formed(finished) -> None:
+    _, _, page = finished
+    stack: list[str] = []
+
+    class Balance(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in VOID:
+                stack.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert stack, f"</{tag}> closes nothing"
+            assert stack.pop() == tag
+
+    Balance().feed(page)
+    assert stack == []
+
+
+def test_ids_of_plots_do_not_collide(finished) -> None:
+    _, _, page = finished
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_names_from_outside_are_escaped(finished) -> None:
+    _, _, page = finished
+    assert "<odd>" not in page
+    assert "&lt;odd&gt;&amp;name.py" in page
+
+
+def test_an_aborted_round_is_visible_and_opens_nothing(tmp_path: Path) -> None:
+    result = canned(tmp_path, abort=True)
+    report = write_json(result, tmp_path)
+    assert report["outcome"] == "aborted"
+    last = report["rounds"][-1]
+    assert last["outcome"] == "aborted"
+    assert last["exact_sum"] is None
+    assert last["survivors"] == []
+    assert last["killed"] == list(NAMES[-2:])
+    assert last["reason"]
+    assert report["evaluation"] == []
+    assert "was aborted, and nothing was opened" in render(result, tmp_path / "evidence")
+    assert not (tmp_path / "evidence" / "round-2" / "opened_sum.npy").exists()
