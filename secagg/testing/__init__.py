@@ -24,7 +24,14 @@ from secagg.testing.faults import (
     Silence,
     Tamper,
 )
-from secagg.testing.network import Envelope, Outcome, Refused, SimulatedNetwork, uplink_label
+from secagg.testing.network import (
+    Envelope,
+    Outcome,
+    Refused,
+    SimulatedNetwork,
+    SteppedNetwork,
+    uplink_label,
+)
 from secagg.testing.randomness import SeededRandomness
 from secagg.testing.tenant import SimulatedTenant
 
@@ -44,6 +51,7 @@ __all__ = [
     "Silence",
     "SimulatedNetwork",
     "SimulatedTenant",
+    "SteppedNetwork",
     "Tamper",
     "cohort",
     "make_round",

@@ -18,6 +18,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -417,6 +418,57 @@ class SimulatedNetwork:
 
     def _resubmit(self, tenant: SimulatedTenant) -> None:
         self._let(tenant, Envelope(tenant.name, UploadHeader.LABEL, b"", copy=1), tenant.submit)
+
+
+class SteppedNetwork(SimulatedNetwork):
+    """A network whose messages wait in `waiting` until a test delivers, loses or repeats them.
+
+    For stateful tests: any message may be next, time passes only when the test says so, and every
+    tenant can be restarted at any moment.
+    """
+
+    def __init__(self, aggregator: Aggregator, tenants: Iterable[SimulatedTenant]) -> None:
+        super().__init__(aggregator, tenants, piece_bytes=9)
+        self.waiting: list[Envelope] = []
+        self._restartable = set(self.tenants)
+
+    def deliver(self, place: int) -> None:
+        """Let one waiting message arrive."""
+        self._deliver(self.waiting.pop(place))
+        self._settle()
+
+    def lose(self, place: int) -> None:
+        """Let one waiting message be lost. A piece of an upload is asked for again."""
+        envelope = self.waiting.pop(place)
+        if envelope.label == UPLOAD_CHUNK:
+            self._retry_upload(envelope.tenant)
+            self._settle()
+
+    def repeat(self, place: int) -> None:
+        """Let one waiting message arrive a second time, some time."""
+        self.waiting.append(replace(self.waiting[place], copy=1))
+
+    def expire(self) -> None:
+        """Jump to the aggregator's deadline."""
+        self.now = max(self.now, self.aggregator.deadline)
+        self._execute(self.aggregator.on_deadline(self.now))
+        self._settle()
+
+    def restart(self, tenant: str, state: Literal["same", "stale"]) -> None:
+        """Restart a tenant's process that has joined and is not gone."""
+        self._restart(self.tenants[tenant], Restart(tenant, "", state))
+        self._settle()
+
+    def silence(self, tenant: str) -> None:
+        """The tenant's process is gone for good."""
+        self.gone.add(tenant)
+
+    def _deliver_after(self, seconds: float, envelope: Envelope) -> None:
+        self.waiting.append(envelope)
+
+    def _settle(self) -> None:
+        while self._queue:
+            heapq.heappop(self._queue).act()
 
 
 def uplink_label(message: bytes) -> str:

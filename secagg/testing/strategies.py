@@ -5,7 +5,12 @@ Cohorts come from `cohort(n)`, so that keys are made once; what varies is what a
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Any, cast
 
 import numpy as np
 from hypothesis import strategies as st
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 from secagg.encoding import Values
 from secagg.errors import Step
 from secagg.plan import RoundPlan
+from secagg.secret import SecretBytes
 from secagg.testing.cohorts import Cohort, cohort
 from secagg.testing.faults import (
     DOWN,
@@ -129,3 +135,61 @@ def restarts(plan: RoundPlan) -> st.SearchStrategy[Restart]:
 def schedules(plan: RoundPlan, most: int = 6) -> st.SearchStrategy[list[Fault]]:
     """Up to `most` faults."""
     return st.lists(faults(plan), max_size=most)
+
+
+def mutations(valid: bytes) -> st.SearchStrategy[bytes]:
+    """`valid` with something changed: a bit, a byte, a length, a slice lost, doubled or moved."""
+    place = st.integers(0, max(0, len(valid) - 1))
+    piece = st.binary(min_size=1, max_size=8)
+    return st.one_of(
+        st.builds(lambda at, bit: _spliced(valid, at, 1, _flipped(valid, at, bit)), place, _BIT),
+        st.builds(lambda at, new: _spliced(valid, at, len(new), new), place, piece),
+        st.builds(lambda at, new: _spliced(valid, at, 0, new), place, piece),
+        st.builds(lambda at, size: _spliced(valid, at, size, b""), place, st.integers(1, 64)),
+        st.builds(lambda at, size: _doubled(valid, at, size), place, st.integers(1, 64)),
+        st.builds(lambda at: valid[:at], place),
+        st.builds(lambda new: valid + new, piece),
+        st.builds(lambda at: valid[at:] + valid[:at], place),
+    ).filter(lambda data: data != valid)
+
+
+def records(kind: Any) -> st.SearchStrategy[Any]:
+    """Any value of a record type, from its annotations (see `secagg.records`)."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        size = arguments[1].size
+        if arguments[0] is bytes:
+            return st.binary(min_size=size, max_size=size)
+        return st.integers(0, 256**size - 1)
+    if origin is tuple:
+        return st.lists(records(arguments[0]), max_size=3).map(tuple)
+    if isinstance(kind, type) and issubclass(kind, SecretBytes):
+        length = kind.LENGTH or 0
+        return st.binary(min_size=length, max_size=length).map(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        fields = [records(hints[field.name]) for field in dataclasses.fields(kind)]
+        return st.builds(cast(Callable[..., Any], kind), *fields)
+    return _PLAIN[kind]
+
+
+_BIT = st.integers(0, 7)
+_PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    bytes: st.binary(max_size=40),
+    bool: st.booleans(),
+    str: st.text(st.characters(codec="utf-8"), max_size=12).map(
+        lambda text: unicodedata.normalize("NFC", text)
+    ),
+}
+
+
+def _spliced(data: bytes, at: int, size: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + size :]
+
+
+def _flipped(data: bytes, at: int, bit: int) -> bytes:
+    return bytes([data[at] ^ 1 << bit]) if data else b"\0"
+
+
+def _doubled(data: bytes, at: int, size: int) -> bytes:
+    return data[: at + size] + data[at:]
