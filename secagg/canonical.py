@@ -18,8 +18,38 @@ from typing import Self
 from secagg.errors import ConfigError, MalformedMessage
 
 VERSION = 1
+VERSION_BYTE = bytes([VERSION])
 MAX_BLOB = 1 << 26
 _MAX_TEXT = 1 << 12
+
+
+def fixed(value: bytes, length: int) -> bytes:
+    """Exactly `length` bytes, without a prefix."""
+    if len(value) != length:
+        raise ConfigError(f"a field of {length} bytes was given {len(value)}")
+    return value
+
+
+def blob(value: bytes) -> bytes:
+    """Bytes behind a 32-bit length."""
+    if len(value) > MAX_BLOB:
+        raise ConfigError(f"a field of {len(value)} bytes is over the limit of {MAX_BLOB}")
+    return len(value).to_bytes(4) + value
+
+
+def text(value: str) -> bytes:
+    """An NFC string as UTF-8 behind its length."""
+    if not unicodedata.is_normalized("NFC", value):
+        raise ConfigError(f"{value!r} is not NFC-normalised; normalise names before using them")
+    data = value.encode()
+    if len(data) > _MAX_TEXT:
+        raise ConfigError(f"a text of {len(data)} bytes is over the limit of {_MAX_TEXT}")
+    return blob(data)
+
+
+def tag(name: str) -> bytes:
+    """The record's type, or a separator between parts of it."""
+    return blob(name.encode("ascii"))
 
 
 class Writer:
@@ -28,23 +58,23 @@ class Writer:
     __slots__ = ("_parts",)
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = [bytes([VERSION])]
+        self._parts: list[bytes] = [VERSION_BYTE]
 
     def u8(self, value: int) -> Self:
         """One byte."""
-        return self._pack(">B", value)
+        return self._integer(value, 1)
 
     def u16(self, value: int) -> Self:
         """Two bytes."""
-        return self._pack(">H", value)
+        return self._integer(value, 2)
 
     def u32(self, value: int) -> Self:
         """Four bytes."""
-        return self._pack(">I", value)
+        return self._integer(value, 4)
 
     def u64(self, value: int) -> Self:
         """Eight bytes."""
-        return self._pack(">Q", value)
+        return self._integer(value, 8)
 
     def flag(self, value: bool) -> Self:
         """One byte, 0 or 1."""
@@ -56,45 +86,36 @@ class Writer:
             raise ConfigError(
                 f"{value!r} has no canonical encoding; floats are finite and not -0.0"
             )
-        return self._pack(">d", value)
+        return self._append(struct.pack(">d", value))
 
     def fixed(self, value: bytes, length: int) -> Self:
-        """Exactly `length` bytes, without a prefix."""
-        if len(value) != length:
-            raise ConfigError(f"a field of {length} bytes was given {len(value)}")
-        self._parts.append(bytes(value))
-        return self
+        """See `fixed`."""
+        return self._append(fixed(value, length))
 
     def blob(self, value: bytes) -> Self:
-        """Bytes behind a 32-bit length."""
-        if len(value) > MAX_BLOB:
-            raise ConfigError(f"a field of {len(value)} bytes is over the limit of {MAX_BLOB}")
-        self.u32(len(value))
-        self._parts.append(bytes(value))
-        return self
+        """See `blob`."""
+        return self._append(blob(value))
 
     def text(self, value: str) -> Self:
-        """An NFC string as UTF-8 behind its length."""
-        if unicodedata.normalize("NFC", value) != value:
-            raise ConfigError(f"{value!r} is not NFC-normalised; normalise names before using them")
-        data = value.encode()
-        if len(data) > _MAX_TEXT:
-            raise ConfigError(f"a text of {len(data)} bytes is over the limit of {_MAX_TEXT}")
-        return self.blob(data)
+        """See `text`."""
+        return self._append(text(value))
 
     def tag(self, name: str) -> Self:
-        """The record's type, or a separator between parts of it."""
-        return self.blob(name.encode("ascii"))
+        """See `tag`."""
+        return self._append(tag(name))
 
     def finish(self) -> bytes:
         """The canonical bytes."""
         return b"".join(self._parts)
 
-    def _pack(self, form: str, value: float) -> Self:
+    def _integer(self, value: int, size: int) -> Self:
         try:
-            self._parts.append(struct.pack(form, value))
-        except struct.error as error:
-            raise ConfigError(f"{value!r} does not fit its field: {error}") from None
+            return self._append(value.to_bytes(size))
+        except OverflowError:
+            raise ConfigError(f"{value!r} does not fit a field of {size} bytes") from None
+
+    def _append(self, part: bytes) -> Self:
+        self._parts.append(part)
         return self
 
 
@@ -162,14 +183,19 @@ class Reader:
             value = data.decode()
         except UnicodeDecodeError:
             raise self.error("text is not UTF-8") from None
-        if unicodedata.normalize("NFC", value) != value:
+        if not unicodedata.is_normalized("NFC", value):
             raise self.error("text is not NFC-normalised")
         return value
 
     def tag(self, name: str) -> None:
         """Demand the tag `name`."""
-        if self.blob(64) != name.encode("ascii"):
+        self.literal(tag(name), name)
+
+    def literal(self, expected: bytes, name: str) -> None:
+        """Demand these very bytes, the encoding of the tag `name`."""
+        if not self._data.startswith(expected, self._place):
             raise self.error(f"expected {name!r} here")
+        self._place += len(expected)
 
     def count(self, limit: int) -> int:
         """A 32-bit number of records of at most `limit`."""

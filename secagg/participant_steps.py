@@ -155,7 +155,9 @@ class Self:
 
     def sign(self, body: object) -> Signed:
         """Sign a body for this round."""
-        return Signed.create(self.setting.plan, self.identity, body)  # type: ignore[arg-type]
+        signed = Signed.create(self.setting.plan, self.identity, body)  # type: ignore[arg-type]
+        self.setting.verified.add(signed.digest)
+        return signed
 
 
 def advertise_keys(me: Self, randomness: Randomness) -> tuple[Advertised, Signed]:

@@ -16,11 +16,12 @@ from the declaration, so they cannot drift apart:
 from __future__ import annotations
 
 import dataclasses
+import struct
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from secagg.canonical import Reader, Writer
+from secagg.canonical import VERSION_BYTE, Reader, blob, fixed, tag, text
 from secagg.errors import ConfigError
 from secagg.secret import SecretBytes
 
@@ -44,15 +45,20 @@ _T = TypeVar("_T")
 
 
 class _Codec(NamedTuple):
-    write: Callable[[Writer, Any], object]
+    write: Callable[[Any], bytes]
     read: Callable[[Reader], Any]
 
 
 def encode(record: Any) -> bytes:
-    """Canonical bytes of a record."""
-    writer = Writer()
-    _codec(type(record)).write(writer, record)
-    return writer.finish()
+    """Canonical bytes of a record.
+
+    Raises:
+        ConfigError: a field's value has no encoding.
+    """
+    try:
+        return VERSION_BYTE + _codec(type(record)).write(record)
+    except struct.error as error:
+        raise ConfigError(f"{type(record).__name__}: a number does not fit: {error}") from None
 
 
 def decode(kind: type[_T], data: bytes) -> _T:
@@ -93,8 +99,7 @@ def _derive(kind: Any) -> _Codec:
     if isinstance(kind, type) and issubclass(kind, SecretBytes):
         length = typing.cast(int, kind.LENGTH)
         return _Codec(
-            lambda writer, value: writer.fixed(value.expose(), length),
-            lambda reader: kind(reader.fixed(length)),
+            lambda value: fixed(value.expose(), length), lambda reader: kind(reader.fixed(length))
         )
     if dataclasses.is_dataclass(kind):
         return _structure(kind)
@@ -103,47 +108,48 @@ def _derive(kind: Any) -> _Codec:
 
 def _sized(base: type, size: int) -> _Codec:
     if base is bytes:
-        return _Codec(
-            lambda writer, value: writer.fixed(value, size), lambda reader: reader.fixed(size)
-        )
-    name = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}[size]
-    return _Codec(
-        lambda writer, value: getattr(writer, name)(value), lambda reader: getattr(reader, name)()
-    )
+        return _Codec(lambda value: fixed(value, size), lambda reader: reader.fixed(size))
+    return _INTEGERS[size]
 
 
 def _sequence(item: _Codec) -> _Codec:
-    def write(writer: Writer, values: tuple[Any, ...]) -> None:
-        writer.u32(len(values))
-        for value in values:
-            item.write(writer, value)
+    write_item, read_item = item
+
+    def write(values: tuple[Any, ...]) -> bytes:
+        return _U32.write(len(values)) + b"".join(map(write_item, values))
 
     def read(reader: Reader) -> tuple[Any, ...]:
         # Every item takes a byte or more, so the count cannot promise more than is there.
-        return tuple(item.read(reader) for _ in range(reader.count(reader.remaining)))
+        return tuple([read_item(reader) for _ in range(reader.count(reader.remaining))])
 
     return _Codec(write, read)
 
 
 def _structure(kind: Any) -> _Codec:
     hints = typing.get_type_hints(kind, include_extras=True)
-    fields = [(field.name, _codec(hints[field.name])) for field in dataclasses.fields(kind)]
-    tag = kind.__name__
+    names = [field.name for field in dataclasses.fields(kind)]
+    writers, readers = zip(*(_codec(hints[name]) for name in names), strict=True)
+    name, head = kind.__name__, tag(kind.__name__)
 
-    def write(writer: Writer, value: Any) -> None:
-        writer.tag(tag)
-        for name, codec in fields:
-            codec.write(writer, getattr(value, name))
+    def write(value: Any) -> bytes:
+        values = [getattr(value, name) for name in names]
+        return head + b"".join([write(one) for write, one in zip(writers, values, strict=True)])
 
     def read(reader: Reader) -> Any:
-        reader.tag(tag)
-        return kind(*[codec.read(reader) for _, codec in fields])
+        reader.literal(head, name)
+        return kind(*[read(reader) for read in readers])
 
     return _Codec(write, read)
 
 
+_U32 = _Codec(struct.Struct(">I").pack, Reader.u32)
+_INTEGERS = {
+    1: _Codec(struct.Struct(">B").pack, Reader.u8),
+    4: _U32,
+    8: _Codec(struct.Struct(">Q").pack, Reader.u64),
+}
 _PLAIN: dict[Any, _Codec] = {
-    bytes: _Codec(lambda writer, value: writer.blob(value), lambda reader: reader.blob()),
-    str: _Codec(lambda writer, value: writer.text(value), lambda reader: reader.text()),
-    bool: _Codec(lambda writer, value: writer.flag(value), lambda reader: reader.flag()),
+    bytes: _Codec(blob, Reader.blob),
+    str: _Codec(text, Reader.text),
+    bool: _Codec(struct.Struct(">?").pack, Reader.flag),
 }

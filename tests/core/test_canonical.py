@@ -161,5 +161,5 @@ def test_another_version_is_refused(data: bytes) -> None:
 
 
 def test_errors_name_the_record_and_the_place_and_not_the_bytes() -> None:
-    with pytest.raises(MalformedMessage, match=r"malformed plan at byte 5: expected 'abc' here$"):
+    with pytest.raises(MalformedMessage, match=r"malformed plan at byte 1: expected 'abc' here$"):
         Reader(b"\x01\0\0\0\0", "plan").tag("abc")
