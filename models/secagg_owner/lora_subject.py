@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.utils import logging
 
 from secagg.errors import ConfigError
 from secagg.layout import Layout
@@ -45,6 +46,7 @@ class LoraSubject:
         self._rounds_done = 0
         self._attached: Any = None
         torch.set_num_threads(config.training.threads)
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # stderr carries the log
         self._adapter: lora.Adapter | None = None
 
     def layout(self) -> Layout:

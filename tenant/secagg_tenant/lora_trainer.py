@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from secagg.errors import ConfigError, PolicyRefused
 from secagg.layout import explain_difference
@@ -42,6 +43,7 @@ class LoraTrainer:
         self._attached: Any = None
         self._streams: dict[str, TokenStream] = {}
         torch.set_num_threads(config.threads)
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # stderr carries the log
 
     def prepare(self) -> None:
         """Load the base before the first round, while nobody waits: loading holds the interpreter
@@ -50,7 +52,7 @@ class LoraTrainer:
         Raises:
             ConfigError: the base cannot be loaded, or is not the pinned one.
         """
-        _ = self._base
+        self._stream("train")
 
     def check(self, plan: RoundPlan, version: ModelVersion | None) -> None:
         """See `Trainer`."""

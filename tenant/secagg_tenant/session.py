@@ -65,8 +65,10 @@ class Session:
 
         Raises:
             Refusal: the coordinator does not serve this tenant.
+            ConfigError: what this tenant trains is not what its configuration says.
         """
         self._wanted = rounds
+        await self._tenant.training.run(self._tenant.trainer.prepare)
         self._tenant.log.event("joining", tenant=self._tenant.name, pid=os.getpid())
         try:
             await self._resume_live_round()

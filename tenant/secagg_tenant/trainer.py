@@ -48,6 +48,13 @@ class Contribution:
 class Trainer(Protocol):
     """See the module's docstring. Methods run in one worker thread, one at a time."""
 
+    def prepare(self) -> None:
+        """Load what every round needs, before this tenant joins and has a lease to keep.
+
+        Raises:
+            ConfigError: text or base model are not what the configuration says.
+        """
+
     def check(self, plan: RoundPlan, version: ModelVersion | None) -> None:
         """Refuse what this tenant does not train.
 
@@ -84,6 +91,9 @@ class VectorTrainer:
 
     def __init__(self, config: VectorTraining) -> None:
         self._config = config
+
+    def prepare(self) -> None:
+        """See `Trainer`."""
 
     def check(self, plan: RoundPlan, version: ModelVersion | None) -> None:
         """See `Trainer`."""
@@ -132,7 +142,6 @@ def make_trainer(config: Config, tenant: str) -> Trainer:
     """The configured trainer.
 
     Raises:
-        ConfigError: the base model cannot be loaded, or is not the pinned one.
         ModuleNotFoundError: torch is not installed and `lora` is configured.
     """
     match config.training:
@@ -141,6 +150,4 @@ def make_trainer(config: Config, tenant: str) -> Trainer:
         case LoraTraining() as lora:
             from secagg_tenant.lora_trainer import LoraTrainer
 
-            trainer = LoraTrainer(lora, config.model, config.policy, lora.name or tenant)
-            trainer.prepare()
-            return trainer
+            return LoraTrainer(lora, config.model, config.policy, lora.name or tenant)
