@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
+from secagg.errors import ConfigError
 from secagg_models import arms, lora, train
 from secagg_models.base import load_base
 from secagg_models.text import corpus_of_folder, encode
@@ -25,8 +26,11 @@ TRAINING = {"steps": 3, "batch": 2, "context": 16, "lr": 0.05, "precision": "flo
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(5)
+    return made_base(tmp_path_factory.mktemp("base"), seed=5)
+
+
+def made_base(folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=384, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32,
@@ -113,16 +117,15 @@ def test_two_rounds_make_the_adapter_that_plain_averaging_makes(
             assert float(error) < 2 * 3 * 2 * step, name
 
 
-def test_another_base_is_refused_by_its_clause(
+def test_a_version_of_another_base_is_refused_by_its_clause(
     enrolled: Enrolled, tmp_path: Path, base: Path, texts: Path
 ) -> None:
     async def scenario() -> None:
+        other = made_base(tmp_path / "other", seed=6)
         async with federation(enrolled, tmp_path) as running, AsyncExitStack() as stack:
             for name in TENANTS:
-                config = lora_tenant(running, name, tmp_path, base, texts)
-                if name == "ada":
-                    foreign = config.model.model_copy(update={"base_digest": "00" * 32})
-                    config = config.model_copy(update={"model": foreign})
+                own_base = other if name == "ada" else base
+                config = lora_tenant(running, name, tmp_path, own_base, texts)
                 node = await stack.enter_async_context(joined(running, config))
                 if name == "ada":
                     strict = node
@@ -132,3 +135,18 @@ def test_another_base_is_refused_by_its_clause(
     asyncio.run(scenario())
     result = json.loads((tmp_path / "owner/rounds/1/result.json").read_text())
     assert result["survivors"] == [name for name in TENANTS if name != "ada"]
+
+
+def test_a_base_that_is_not_the_pinned_one_is_told_before_joining(
+    enrolled: Enrolled, tmp_path: Path, base: Path, texts: Path
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            config = lora_tenant(running, "ada", tmp_path, base, texts)
+            foreign = config.model.model_copy(update={"base_digest": "00" * 32})
+            config = config.model_copy(update={"model": foreign})
+            async with joined(running, config) as node:
+                await asyncio.wait([node.session])
+
+    with pytest.raises(ConfigError, match="not the pinned"):
+        asyncio.run(scenario())
