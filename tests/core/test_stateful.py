@@ -33,9 +33,11 @@ class RoundMachine(RuleBasedStateMachine):
     """See the module's docstring."""
 
     network: SteppedNetwork
+    harm_left: int
 
-    @initialize(seed=st.integers(0, 3), length=st.integers(1, 6))
-    def begin(self, seed: int, length: int) -> None:
+    @initialize(seed=st.integers(0, 3), length=st.integers(1, 6), harm=st.integers(0, 4))
+    def begin(self, seed: int, length: int, harm: int) -> None:
+        self.harm_left = harm  # few losses, so that many rounds come far, or open
         members = cohort(N)
         plan = members.plan(length)
         aggregator = Aggregator(plan, members.roster, spool=MemorySpool())
@@ -47,6 +49,9 @@ class RoundMachine(RuleBasedStateMachine):
 
     def waiting(self) -> bool:
         return bool(self.network.waiting)
+
+    def may_harm(self) -> bool:
+        return self.harm_left > 0
 
     @precondition(waiting)
     @rule(number=st.integers(0, 99))
@@ -60,9 +65,10 @@ class RoundMachine(RuleBasedStateMachine):
             if self.network.waiting:
                 self.network.deliver(0)
 
-    @precondition(waiting)
+    @precondition(lambda self: self.waiting() and self.may_harm())
     @rule(number=st.integers(0, 99))
     def a_message_is_lost(self, number: int) -> None:
+        self.harm_left -= 1
         self.network.lose(self.place(number))
 
     @precondition(waiting)
@@ -70,21 +76,33 @@ class RoundMachine(RuleBasedStateMachine):
     def a_message_is_repeated(self, number: int) -> None:
         self.network.repeat(self.place(number))
 
-    @precondition(lambda self: self.network.aggregator.deadline < float("inf"))
+    @precondition(lambda self: not self.network.waiting or self.may_harm())
     @rule()
     def the_deadline_passes(self) -> None:
-        self.network.expire()
+        if self.network.aggregator.deadline < float("inf"):
+            self.harm_left -= bool(self.network.waiting)
+            self.network.expire()
 
-    @rule(tenant=TENANTS, state=st.sampled_from(("same", "same", "stale")))
-    def a_tenant_restarts(self, tenant: str, state: Literal["same", "stale"]) -> None:
+    @rule(tenant=TENANTS)
+    def a_tenant_restarts(self, tenant: str) -> None:
+        self.restart(tenant, "same")
+
+    @precondition(may_harm)
+    @rule(tenant=TENANTS)
+    def a_tenant_comes_back_with_an_old_state(self, tenant: str) -> None:
+        self.harm_left -= 1
+        self.restart(tenant, "stale")
+
+    def restart(self, tenant: str, state: Literal["same", "stale"]) -> None:
         process = self.network.tenants[tenant]
         if process.participant is not None and tenant not in self.network.gone:
             self.network.restart(tenant, state)
 
+    @precondition(may_harm)
     @rule(tenant=TENANTS)
     def a_tenant_falls_silent(self, tenant: str) -> None:
-        if not self.network.gone:
-            self.network.silence(tenant)
+        self.harm_left -= 1
+        self.network.silence(tenant)
 
     @invariant()
     def nothing_was_said_twice_and_no_dealer_opened_twice(self) -> None:
@@ -112,4 +130,4 @@ class RoundMachine(RuleBasedStateMachine):
 
 
 TestRound = RoundMachine.TestCase
-TestRound.settings = settings(max_examples=60, stateful_step_count=30)
+TestRound.settings = settings(max_examples=100, stateful_step_count=40)
