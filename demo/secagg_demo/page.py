@@ -16,6 +16,7 @@ from secagg_demo.comparison import Comparison
 from secagg_demo.evidence import load_levels, load_words, round_folder
 from secagg_demo.results import DemoResult, RoundResult
 
+_TEXT_COLUMNS = frozenset({"tenant", "source of"})
 _CSS = """
 :root { --ink:#1c2733; --faint:#6b7a89; --line:#e4e9ee; --good:#0f766e; --bad:#c62828;
         --paper:#ffffff; --ground:#f4f6f8; }
@@ -28,7 +29,7 @@ h2 { font-size:1.15rem; margin:0 0 .6rem }
 p { margin:.4rem 0 .8rem; max-width:46rem } .lead { color:var(--faint); margin-bottom:1.4rem }
 section { background:var(--paper); border:1px solid var(--line); border-radius:12px;
           padding:1.3rem 1.5rem; margin:0 0 1.1rem }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(185px,1fr)); gap:.8rem;
+.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(165px,1fr)); gap:.8rem;
          margin:0 0 1.1rem }
 .card { background:var(--paper); border:1px solid var(--line); border-radius:12px;
         padding:.9rem 1.1rem }
@@ -41,7 +42,7 @@ table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums;
 th { text-align:right; font-weight:600; color:var(--faint); font-size:.8rem;
      border-bottom:1px solid var(--line); padding:.35rem .55rem; vertical-align:bottom }
 td { text-align:right; padding:.38rem .55rem; border-bottom:1px solid var(--line) }
-th:first-child, td:first-child { text-align:left } td.text { text-align:left }
+th:first-child, td:first-child { text-align:left } td.text, th.text { text-align:left }
 table.pairs td:first-child { width:14rem; color:var(--faint) }
 tr.total td { font-weight:600; border-bottom:none } td.best { font-weight:700 }
 svg { width:100%; height:auto; display:block; margin:.3rem 0 .6rem }
@@ -121,7 +122,7 @@ def _cards(result: DemoResult) -> str:
         cards.append(_card(f"p = {p:.2f}", "what the coordinator held for one tenant, against "
                            "uniform noise (chi-square)", good=p > 0.001))  # fmt: skip
         size = opened[0].evidence.upload_bytes_per_value or 0.0
-        cards.append(_card(f"{size:.3f} bytes", "uploaded for each value of the update"))
+        cards.append(_card(f"{size:.3f}", "bytes uploaded for each value of the update"))
     cards.append(_card(f"{result.seconds / 60:.1f} min", "in all, on this machine"))
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -169,7 +170,8 @@ def _timeline(result: DemoResult) -> str:
         return ""
     return (
         "<section><h2>What happened when</h2><p>The coordinator's lane shows the six steps of each "
-        "round; the tenants' lanes show training and uploads. A cross is a SIGKILL.</p>"
+        "round; the tenants' lanes show training and uploads. A cross is a SIGKILL. The two lowest "
+        "lanes train the comparison's arms, at a lower priority, in the time that is left.</p>"
         f"{plots.timeline(result.timeline)}</section>"
     )
 
@@ -348,7 +350,11 @@ def _short(value: object) -> str:
 
 
 def _head(*names: str) -> str:
-    return "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
+    cells = (
+        f'<th class="text">{name}</th>' if name in _TEXT_COLUMNS else f"<th>{name}</th>"
+        for name in names
+    )
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _td(text: str, kind: str = "") -> str:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from secagg_demo.comparison import Comparison
 from secagg_demo.evidence import Held
-from secagg_demo.journal import Timeline
+from secagg_demo.journal import Mark, Timeline
 
 INK, FAINT, GRID = "#1c2733", "#6b7a89", "#e4e9ee"
+GOOD, BAD = "#2e7d32", "#c62828"
 ARM_COLOURS: Mapping[str, str] = {
     "base": "#b6c0ca",
     "local_only": "#d99a3d",
@@ -72,35 +73,36 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+@mpl.rc_context(_STYLE)
 def losses_by_arm(comparison: Comparison) -> str:
-    """Held-out loss of every tenant under every arm: grouped bars, from near the lowest loss up."""
-    figure, axes = _figure(9.2, 3.6)
-    arms = list(ARM_COLOURS)
-    width = 0.8 / len(arms)
-    values = [[getattr(result, arm) for result in comparison.results] for arm in arms]
-    places = np.arange(len(comparison.results))
-    for offset, (arm, losses) in enumerate(zip(arms, values, strict=True)):
-        bars = axes.bar(
-            places + (offset - (len(arms) - 1) / 2) * width, losses, width * 0.92,
-            color=ARM_COLOURS[arm], label=ARM_NAMES[arm],
+    """Held-out loss of every tenant under every arm: a row a tenant, a dot an arm."""
+    count = len(comparison.results)
+    figure, axes = _figure(9.2, 0.55 * count + 1.2)
+    rows = np.arange(count)
+    for row, result in enumerate(comparison.results):
+        losses = [getattr(result, arm) for arm in ARM_COLOURS]
+        axes.plot([min(losses), max(losses)], [row, row], color=GRID, linewidth=5, zorder=1)
+    for arm, colour in ARM_COLOURS.items():
+        axes.scatter(
+            [getattr(result, arm) for result in comparison.results], rows, color=colour,
+            label=ARM_NAMES[arm], s=78, edgecolor="white", linewidth=1.2, zorder=2,
         )  # fmt: skip
-        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=6.5, color=FAINT)
-    axes.set_xticks(places, [result.tenant for result in comparison.results], color=INK)
-    axes.set_ylabel("loss on own test text, nats a byte")
-    axes.set_ylim(0.9 * min(map(min, values)), 1.06 * max(map(max, values)))
-    axes.grid(axis="x", visible=False)
-    axes.legend(ncols=len(arms), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
+    axes.set_yticks(rows, [result.tenant for result in comparison.results], color=INK)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_xlabel("loss on own test text, nats a byte (further left is better)")
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=len(ARM_COLOURS), loc="lower left", bbox_to_anchor=(0, 1.0))
     return _svg(figure, "losses_by_arm")
 
 
+@mpl.rc_context(_STYLE)
 def losses_over_rounds(comparison: Comparison) -> str:
     """One small plot a tenant: federated loss after each round; the other arms' ends as lines."""
     count = len(comparison.results)
     columns = min(5, count)
     rows = -(-count // columns)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.2, 2.35 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(9.2, 2.35 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
     rounds = np.arange(len(comparison.federated_by_round))
     for place, axes in enumerate(grid.flat):
         if place >= count:
@@ -127,11 +129,11 @@ def losses_over_rounds(comparison: Comparison) -> str:
     return _svg(figure, "losses_over_rounds")
 
 
+@mpl.rc_context(_STYLE)
 def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], ring_bits: int) -> str:
     """Histograms: what the tenant encoded, and what the coordinator held for it."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.2, 2.9), layout="constrained")
-        left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9.2, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
     _encoded(left, levels)
     half = 2 ** (ring_bits - 1)
     edges = np.linspace(-half, half, len(held.upload.counts) + 1)
@@ -155,6 +157,15 @@ def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], ring_bits: int) 
     return _svg(figure, "encoded_and_uploaded")
 
 
+def _label(axes: Axes, mark: Mark, row: int) -> None:
+    killed = mark.text == "killed"
+    axes.annotate(
+        mark.text, (mark.at, row), textcoords="offset points",
+        xytext=(-4, 8) if killed else (7, -9), ha="right" if killed else "left",
+        fontsize=7, fontweight="bold", color=BAD if killed else GOOD,
+    )  # fmt: skip
+
+
 def _encoded(axes: Axes, levels: NDArray[np.int64]) -> None:
     largest = max(1, int(np.abs(levels).max()))
     axes.hist(levels, bins=121, range=(-largest, largest), color=ARM_COLOURS["local_only"])
@@ -164,15 +175,15 @@ def _encoded(axes: Axes, levels: NDArray[np.int64]) -> None:
     axes.set_ylabel("values in a bin")
 
 
+@mpl.rc_context({**_STYLE, "axes.grid": False})
 def as_pictures(levels: NDArray[np.int64], words: NDArray[np.uint64], ring_bits: int) -> str:
     """The first values as grey squares, one a pixel: structure on the left, noise on the right."""
     side = min(128, int(len(levels) ** 0.5))
     count = side * side
     plain = levels[:count].astype(float).reshape(side, side)
     spread = float(np.quantile(np.abs(plain), 0.98)) or 1.0
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(9.2, 3.4), layout="constrained")
-        left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     left.imshow(plain, cmap="RdBu_r", vmin=-spread, vmax=spread, interpolation="nearest")
     held = words[:count].astype(float).reshape(side, side)
     right.imshow(held, cmap="Greys", vmin=0, vmax=2.0**ring_bits, interpolation="nearest")
@@ -186,6 +197,7 @@ def as_pictures(levels: NDArray[np.int64], words: NDArray[np.uint64], ring_bits:
     return _svg(figure, "as_pictures")
 
 
+@mpl.rc_context(_STYLE)
 def timeline(run: Timeline) -> str:
     """Who was busy with what, when; a kill is a cross, a return a triangle."""
     height = 0.32 * len(run.lanes) + 1.1
@@ -198,38 +210,37 @@ def timeline(run: Timeline) -> str:
         )  # fmt: skip
     for mark in run.marks:
         killed = mark.text == "killed"
+        axes.axvline(mark.at, color=BAD if killed else GOOD, linewidth=0.7, alpha=0.5)
         axes.plot(
             mark.at, rows[mark.lane], marker="X" if killed else "^", markersize=9 if killed else 7,
-            color="#c62828" if killed else "#2e7d32", markeredgecolor="white", clip_on=False,
+            color=BAD if killed else GOOD, markeredgecolor="white", clip_on=False,
         )  # fmt: skip
-        axes.annotate(
-            mark.text, (mark.at, rows[mark.lane]), textcoords="offset points", xytext=(7, 5),
-            fontsize=7, color="#c62828" if killed else "#2e7d32", fontweight="bold",
-        )  # fmt: skip
+        _label(axes, mark, rows[mark.lane])
     axes.set_yticks(range(len(run.lanes)), run.lanes, color=INK)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("seconds since the start")
+    axes.set_xlim(left=0)
+    # An upload has the colour of its step.
     kinds = [kind for kind in KIND_COLOURS if any(span.kind == kind for span in run.spans)]
+    kinds = [kind for kind in kinds if kind != "upload"]
     axes.legend(
         handles=[Patch(color=KIND_COLOURS[kind], label=kind.replace("_", " ")) for kind in kinds],
-        ncols=min(8, len(kinds)), fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.0),
-        borderaxespad=0.2, handlelength=1.0, columnspacing=1.2,
+        ncols=len(kinds), fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2, handlelength=1.0, columnspacing=1.0,
     )  # fmt: skip
     return _svg(figure, "timeline")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _svg(figure: Figure, name: str) -> str:
     """The figure as an element of the page, as wide as the page makes it, its ids its own."""
     out = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)

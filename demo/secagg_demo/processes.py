@@ -16,15 +16,16 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 from secagg.errors import SecaggError
 
+_T = TypeVar("_T")
 Fields = Mapping[str, Any]
 Listener = Callable[["Child", "Event"], None]
 _LINE_LIMIT = 1 << 22
@@ -225,6 +226,17 @@ class Children:
                 event = Event(str(fields["event"]), fields, time.time())
                 child.events.append(event)
                 self._listener(child, event)
+
+
+async def until_signal(work: Coroutine[object, object, _T]) -> _T:
+    """SIGTERM ends it as Ctrl-C does: cancelled, so that the children are ended first."""
+    task = asyncio.ensure_future(work)
+    with suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _die_with_parent() -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import signal
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -18,12 +14,11 @@ from secagg_demo.console import Narrator
 from secagg_demo.demo import PILOT_STEPS, Demonstration, recipe_for
 from secagg_demo.page import write_page
 from secagg_demo.plots import ARM_NAMES
+from secagg_demo.processes import until_signal
 from secagg_demo.report import write_json
 from secagg_demo.results import DemoResult
 from secagg_demo.settings import Settings
 from secagg_models.recipe import Recipe
-
-_T = TypeVar("_T")
 
 
 def show(options: argparse.Namespace) -> int:
@@ -46,21 +41,10 @@ def demonstrate(
     """Run it and write the report into `settings.out`."""
     demonstration = Demonstration(settings, recipe_for(settings, recipe), narrator, pilot_steps)
     with narrator:
-        result = asyncio.run(_until_signal(demonstration.run()))
+        result = asyncio.run(until_signal(demonstration.run()))
         write_json(result, settings.out)
         write_page(result, settings.out)
     return result
-
-
-async def _until_signal(work: Coroutine[object, object, _T]) -> _T:
-    """SIGTERM ends it as Ctrl-C does: cancelled, so that the children are ended first."""
-    task = asyncio.ensure_future(work)
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
 
 
 def _print_result(result: DemoResult, out: Path) -> None:
