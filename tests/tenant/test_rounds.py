@@ -9,7 +9,7 @@ import pytest
 from secagg.encoding import Quantiser
 from secagg_tenant.store import read_report
 from secagg_wire.v1 import round_pb2
-from tests.coordinator.federation import TENANTS, Enrolled, federation
+from tests.coordinator.federation import TENANTS, Enrolled, Federation, federation
 from tests.tenant.running import all_joined, config_of, drawn, joined, opened_sum
 
 
@@ -174,3 +174,35 @@ def test_status_shows_rounds_and_the_audit_log(enrolled: Enrolled, tmp_path: Pat
     assert [row["event"] for row in report["audit"]] == [
         "plan_accepted", "input_left", "round_ended"
     ]  # fmt: skip
+
+
+STOPS = ("plan_offered", "joined", "upload_started", "upload_finished", "answered")
+
+
+def test_a_node_stopped_anywhere_comes_back_and_the_round_opens_over_all(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    async def stop_and_return(running: Federation, number: int, event: str) -> None:
+        config = config_of(running, "ada", tmp_path)
+        plan = enrolled.plan(length=100_000, round_number=number)
+        async with joined(running, config) as node:
+            await node.until("connected")
+            context = await running.open(plan)
+            await node.until(event)
+        async with joined(running, config) as node:
+            status = await running.ended(context)
+            assert list(status.survivors) == list(TENANTS), (event, status.reason)
+            total = (await opened_sum(running, context)) * plan.quantiser.scale
+            expected = sum(drawn(plan, each).astype(np.float64) for each in TENANTS) / 100
+            assert np.abs(total - expected).max() <= 2 * len(TENANTS) * plan.quantiser.scale
+            await node.until("connected")
+
+    async def scenario() -> None:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path, without=("ada",)),
+        ):
+            for number, event in enumerate(STOPS, 1):
+                await stop_and_return(running, number, event)
+
+    asyncio.run(scenario())
