@@ -9,20 +9,23 @@ from hypothesis import strategies as st
 
 from secagg.errors import DeadlineExpired, Step, TooFewSurvivors
 from secagg.outputs import Excluded
+from secagg.packing import packed_size, unpack
 from secagg.plan import RoundPlan
 from secagg.testing import (
     Delay,
     Drop,
     Duplicate,
     KillDuringUpload,
+    Reorder,
     SeededRandomness,
     Silence,
     SimulatedNetwork,
     cohort,
     make_round,
 )
+from secagg.testing.faults import DOWN, UP
 from secagg.testing.invariants import check_invariants, same_bytes
-from secagg.testing.strategies import Inputs, dropouts, plans, rounds
+from secagg.testing.strategies import Inputs, dropouts, plans, rounds, schedules
 
 STEPS_BEFORE_THE_LAST = (None, *list(Step)[:-1])
 
@@ -279,3 +282,40 @@ def test_nothing_but_the_weight_and_the_sum_is_in_the_result() -> None:
     assert result.__slots__ == (
         "survivors", "level_sum", "total_weight", "quantiser", "max_weight",
     )  # fmt: skip
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_any_schedule_of_faults_opens_an_exact_sum_or_nothing(data: st.DataObject) -> None:
+    plan = cohort(5).plan(data.draw(st.integers(1, 9)))
+    faults = data.draw(schedules(plan))
+    network = make_round(5, plan=plan, faults=faults, piece_bytes=9)
+    outcome = network.run()
+    check_invariants(network)
+    assert (outcome.result is None) != (outcome.error is None)
+
+
+def test_faults_on_one_tenants_link_never_cost_the_round() -> None:
+    """n - f = 4 are honest, alive and heard."""
+    for label in (*UP, *DOWN):
+        for fault in (Drop("t002", label), Delay("t002", label, 1e6), Reorder("t002", label, 9)):
+            network = make_round(5, length=2, faults=[fault])
+            assert network.run().result is not None
+            check_invariants(network)
+
+
+def test_what_the_aggregator_holds_of_one_tenant_looks_uniform() -> None:
+    """Chi-square of every bit position, for an input that is anything but: all at the clip."""
+    length = 40_000
+    plan = cohort(4).plan(length, value_bits=12)
+    ones = np.full(length, plan.quantiser.clip, np.float32)
+    network = make_round(4, plan=plan, vectors=[ones] * 4, weights=[plan.max_weight] * 4)
+    network.run()
+    upload = b"".join(
+        e.data for e in network.sent if (e.tenant, e.label) == ("t001", "upload_chunk")
+    )
+    words = unpack(upload[: packed_size(length, plan.ring_bits)], plan.ring_bits, length)
+    for bit in range(plan.ring_bits):
+        ones_seen = int((words >> bit & 1).sum())
+        assert (ones_seen - length / 2) ** 2 / (length / 4) < 30  # p about 4e-8
+    assert len(np.unique(words)) > length * 0.6
