@@ -15,11 +15,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.encoding import Levels, RoundingStream, Values, require_finite, to_ring
+from secagg.encoding import Levels, Room, RoundingStream, Values, require_finite, to_ring
 from secagg.errors import UsageError
 from secagg.identity import sha256
-from secagg.packing import pack
+from secagg.packing import Packer
 from secagg.plan import RoundPlan
+from secagg.prg import chunk_coordinates
 from secagg.scheme import LeafPlace, Protector, leaf_places
 from secagg.secret import RoundingSeed
 
@@ -67,6 +68,8 @@ class Upload:
         self._weight = weight
         self._rounding = RoundingStream(rounding, plan.context, vector=0)
         self._protector: Protector | None = protector
+        self._room = Room(chunk_coordinates(plan.ring_bits))
+        self._packers = tuple(Packer(bits, chunk_coordinates(bits)) for _, bits in plan.vectors)
         self.places = leaf_places(plan)
 
     def leaf(self, number: int) -> bytes:
@@ -76,19 +79,18 @@ class Upload:
             raise UsageError("the upload is committed: its masks are gone")
         words = to_ring(self.levels(place), place.bits)
         self._protector.protect(words, place)
-        return pack(words, place.bits)
+        return self._packers[place.vector].pack(words)
 
     def forget_masks(self) -> None:
         """Drop what protects; what was encoded can still be asked for."""
         self._protector = None
 
     def levels(self, place: LeafPlace) -> Levels:
-        """The integers that one leaf hides."""
+        """The integers that one leaf hides; the next call overwrites them."""
         if place.vector == 1:
             return np.array([self._weight], np.int64)
-        return self._plan.quantiser.levels(
-            self._values(place), self.factor, self._rounding.words(place.chunk, place.count)
-        )
+        uniform = self._rounding.words(place.chunk, place.count)
+        return self._plan.quantiser.levels(self._values(place), self.factor, uniform, self._room)
 
     @property
     def factor(self) -> float:
