@@ -21,13 +21,15 @@ from secagg_demo.settings import Settings
 from secagg_models.recipe import Recipe
 
 
-def show(options: argparse.Namespace) -> int:
-    """Run the demonstration; the exit code."""
+def show(
+    options: argparse.Namespace, recipe: Recipe | None = None, pilot_steps: int = PILOT_STEPS
+) -> int:
+    """Run the demonstration; the exit code. Tests give a recipe of their own."""
     settings = Settings(
         tenants=options.tenants, rounds=options.rounds, kill=options.kill, seed=options.seed,
         scheme=options.scheme, out=options.out, port=options.port,
     )  # fmt: skip
-    result = demonstrate(settings, Recipe(), PILOT_STEPS, Narrator())
+    result = demonstrate(settings, recipe or Recipe(), pilot_steps, Narrator())
     if options.format == "json":
         print((settings.out / "report.json").read_text(encoding="utf-8"), end="")
     else:
