@@ -59,10 +59,10 @@ from secagg.messages import (
     decode_message,
 )
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
-from secagg.packing import unpack
+from secagg.packing import Packer
 from secagg.participant_steps import bundle_bytes
 from secagg.plan import RoundPlan
-from secagg.prg import Words, word_dtype
+from secagg.prg import Words, chunk_coordinates, word_dtype
 from secagg.records import encode
 from secagg.scheme import LeafPlace, leaf_places, scheme_of, upload_bytes
 from secagg.secret import Share
@@ -78,7 +78,7 @@ class Spool(Protocol):
     def append(self, participant: str, data: bytes) -> None:
         """Add bytes at the end of a participant's upload."""
 
-    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes]:
+    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
         """The upload again, in pieces of the given sizes."""
 
     def discard(self, participant: str) -> None:
@@ -86,21 +86,26 @@ class Spool(Protocol):
 
 
 class MemorySpool:
-    """A spool for tests and simulations."""
+    """A spool for tests and simulations; it keeps the very bytes that it is given."""
 
     def __init__(self) -> None:
-        self._uploads: dict[str, bytearray] = {}
+        self._uploads: dict[str, list[bytes]] = {}
 
     def append(self, participant: str, data: bytes) -> None:
         """See `Spool`."""
-        self._uploads.setdefault(participant, bytearray()).extend(data)
+        self._uploads.setdefault(participant, []).append(data)
 
-    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes]:
+    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
         """See `Spool`."""
-        view, place = memoryview(self._uploads.get(participant, bytearray())), 0
+        given = iter(self._uploads.get(participant, ()))
+        rest = memoryview(b"")
         for size in sizes:
-            yield bytes(view[place : place + size])
-            place += size
+            parts: list[memoryview] = []
+            while size:
+                rest = rest or memoryview(next(given))
+                parts.append(rest[:size])
+                size, rest = size - len(parts[-1]), rest[size:]
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
 
     def discard(self, participant: str) -> None:
         """See `Spool`."""
@@ -208,6 +213,7 @@ class Aggregator:
         self._incoming: dict[int, _Incoming] = {}
         self._shares: dict[int, dict[int, Share]] = {}
         self._words = [np.zeros(length, word_dtype(bits)) for length, bits in plan.vectors]
+        self._packers = [Packer(bits, chunk_coordinates(bits)) for _, bits in plan.vectors]
         self._transcript = TranscriptWriter(plan, roster)
         self._public_keys: set[bytes] = set()
         self._directory_message = KeyDirectory(())
@@ -301,6 +307,10 @@ class Aggregator:
     def committed(self, sender: str) -> int:
         """How many bytes of this tenant's upload have been taken."""
         return self._running_upload(sender).received
+
+    def upload_root(self, sender: str) -> bytes:
+        """The Merkle root over the leaves of this tenant's upload that have been taken whole."""
+        return merkle.root(self._running_upload(sender).hashes)
 
     def on_deadline(self, now: float) -> list[AggregatorOutput]:
         """Close the running step if its deadline has passed."""
@@ -624,7 +634,7 @@ class Aggregator:
         places = leaf_places(self.plan)
         packed = self._spool.read(participant, (place.size for place in places))
         for place, leaf in zip(places, packed, strict=True):
-            self._slice(place)[...] += unpack(leaf, place.bits, place.count)
+            self._packers[place.vector].add(self._slice(place), leaf)
 
     def _slice(self, place: LeafPlace) -> Words:
         return self._words[place.vector][place.start : place.start + place.count]

@@ -258,6 +258,15 @@ class Participant:
                 yield leaf[skip:]
                 skip = 0
 
+    @property
+    def upload_root(self) -> bytes:
+        """The Merkle root over the upload's leaves, when all have been yielded: what is signed."""
+        hashes = self._ledger.leaves(self._me.identity.public_key, self.plan.context)
+        missing = len(leaf_places(self.plan)) - len(hashes)
+        if missing:
+            raise UsageError(f"{missing} leaves have not been uploaded yet")
+        return merkle.root(hashes)
+
     def finish_upload(self) -> list[ParticipantOutput]:
         """Sign the root of what was uploaded. The mask seeds are dropped."""
         self._require_live()
@@ -265,11 +274,7 @@ class Participant:
             return [Send(self._message_of(Act.UPLOAD_COMMITTED))]
         if not isinstance(self._state, Uploading):
             raise UsageError("finish_upload() comes after submit() and upload()")
-        hashes = self._ledger.leaves(self._me.identity.public_key, self.plan.context)
-        missing = len(leaf_places(self.plan)) - len(hashes)
-        if missing:
-            raise UsageError(f"{missing} leaves have not been uploaded yet")
-        state, signed = steps.commit_upload(self._me, self._state, merkle.root(hashes))
+        state, signed = steps.commit_upload(self._me, self._state, self.upload_root)
         if self._upload is not None:
             self._upload.forget_masks()
         return self._act(Act.UPLOAD_COMMITTED, _NO_REQUEST, state, encode(signed))

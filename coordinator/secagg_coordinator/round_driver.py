@@ -198,6 +198,10 @@ class RoundDriver:
         """
         return await self._in_turn(lambda: self._absorb(tenant, stream, offset, payload))
 
+    async def upload_root(self, tenant: str) -> bytes:
+        """The Merkle root over what this tenant has uploaded."""
+        return await self._in_turn(lambda: self._aggregator.upload_root(tenant))
+
     async def end_stream(self, tenant: str, *, complete: bool) -> int:
         """An upload call has ended; returns the committed size."""
         return await self._in_turn(lambda: self._end_stream(tenant, complete))

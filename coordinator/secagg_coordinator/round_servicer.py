@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -107,16 +106,14 @@ class RoundServicer(RoundServiceServicer):
         self, driver: RoundDriver, tenant: str, stream: int, first: pb.UploadInputRequest,
         requests: AsyncIterator[pb.UploadInputRequest],
     ) -> bool:  # fmt: skip
-        digest = hashlib.sha256()
         piece: pb.UploadInputRequest | None = first
         while piece is not None:
             self._leases.renew(tenant)
             if len(piece.payload) > PIECE_BYTES:
                 raise InvalidRequest(f"a piece has at most {PIECE_BYTES} bytes")
             await driver.absorb(tenant, stream, piece.offset, piece.payload)
-            digest.update(piece.payload)
             if piece.finish:
-                return _is_whole(piece, digest.digest())
+                return _is_whole(piece, await driver.upload_root(tenant))
             piece = await anext(requests, None)
         return False
 
@@ -154,9 +151,9 @@ class RoundServicer(RoundServiceServicer):
         return pb.DeclineRoundResponse()
 
 
-def _is_whole(piece: pb.UploadInputRequest, digest: bytes) -> bool:
-    if piece.digest != digest:
-        raise DigestMismatch("the pieces of this call are not those that its digest names")
+def _is_whole(piece: pb.UploadInputRequest, root: bytes) -> bool:
+    if piece.digest != root:
+        raise DigestMismatch("the upload is not the one that its digest names")
     return True
 
 

@@ -8,12 +8,11 @@ and the disk: ledger, store and spool are kept in memory.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from secagg.aggregator import Aggregator, MemorySpool, Result
@@ -82,7 +81,10 @@ class TenantSide:
         with self._meter.running():
             requests = self._requests(self._here.submit(values))
             self._pieces = codec.upload_requests(
-                self._identity.tenant, self._here.plan.context, self._here.upload()
+                self._identity.tenant,
+                self._here.plan.context,
+                self._here.upload(),
+                lambda: self._here.upload_root,
             )
             return requests
 
@@ -127,6 +129,15 @@ class TenantSide:
         ]
 
 
+class _ReadOnceSpool(MemorySpool):
+    """Forgets an upload once it is in the sum, where a node's disk would keep it."""
+
+    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
+        """See `Spool`."""
+        yield from super().read(participant, sizes)
+        self.discard(participant)
+
+
 Event = tuple[str, Step, bytes]
 """(recipient, the step that it ends, WatchRounds event)."""
 
@@ -136,10 +147,9 @@ class CoordinatorSide:
 
     def __init__(self, plan: RoundPlan, roster: Roster) -> None:
         self.meter = CpuMeter()
-        self._digests: dict[str, hashlib._Hash] = {}
         self._events = 0
         with self.meter.running():
-            self._aggregator = Aggregator(plan, roster, spool=MemorySpool())
+            self._aggregator = Aggregator(plan, roster, spool=_ReadOnceSpool())
 
     @property
     def step(self) -> Step:
@@ -174,11 +184,9 @@ class CoordinatorSide:
         """Take an UploadInput request."""
         with self.meter.running():
             piece = wire.UploadInputRequest.FromString(request)
-            digest = self._digests.setdefault(tenant, hashlib.sha256())
-            if piece.payload:
-                self._aggregator.absorb(tenant, piece.offset, piece.payload)
-                digest.update(piece.payload)
-            if piece.finish and digest.digest() != piece.digest:
+            if payload := piece.payload:  # each access to the field makes a copy
+                self._aggregator.absorb(tenant, piece.offset, payload)
+            if piece.finish and piece.digest != self._aggregator.upload_root(tenant):
                 raise DigestMismatch("the upload is not the one that its digest names")
 
     def silence(self, tenant: str) -> list[Event]:

@@ -10,8 +10,7 @@ Nothing here reads a message's contents beyond its label: that is the core's par
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -275,25 +274,34 @@ def _downlink_step(message: bytes) -> Step:
 
 
 def upload_requests(
-    tenant: str, context: bytes, pieces: Iterable[bytes], offset: int = 0
+    tenant: str,
+    context: bytes,
+    pieces: Iterable[bytes],
+    root: Callable[[], bytes],
+    offset: int = 0,
 ) -> Iterator[round_service_pb2.UploadInputRequest]:
-    """The stream for UploadInput: pieces of any size from byte `offset`, sent 1 MiB at a time."""
-    digest = hashlib.sha256()
+    """The stream for UploadInput: pieces of any size from byte `offset`, sent 1 MiB at a time.
+
+    `root` is asked for the upload's Merkle root when all pieces have been made.
+    """
     yield round_service_pb2.UploadInputRequest(context=context, tenant=tenant, offset=offset)
     for payload in rechunk(pieces):
-        digest.update(payload)
         yield round_service_pb2.UploadInputRequest(offset=offset, payload=payload)
         offset += len(payload)
-    yield round_service_pb2.UploadInputRequest(offset=offset, finish=True, digest=digest.digest())
+    yield round_service_pb2.UploadInputRequest(offset=offset, finish=True, digest=root())
 
 
 def rechunk(pieces: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator[bytes]:
     """The same bytes in pieces of `size` (the last one may be shorter, none is empty)."""
-    held = bytearray()
+    held: list[memoryview] = []
+    missing = size
     for piece in pieces:
-        held += piece
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
+        rest = memoryview(piece)
+        while len(rest) >= missing:
+            yield b"".join([*held, rest[:missing]])
+            rest, held, missing = rest[missing:], [], size
+        if rest:
+            held.append(rest)
+            missing -= len(rest)
     if held:
-        yield bytes(held)
+        yield b"".join(held)

@@ -1,9 +1,9 @@
 """The protected vector on its way: a client stream that resumes after a broken connection.
 
 The coordinator says how much it holds (`QueryUpload`) and the stream goes on from there; the core
-compares every leaf that it computes again with the one in the ledger (check C34). The digest at the
-end of a stream covers the pieces of that stream; the upload as a whole stands under the signed
-Merkle root.
+compares every leaf that it computes again with the one in the ledger (check C34). A stream ends
+with the Merkle root over the whole upload, which the commitment then signs: both sides have it from
+the hashes of the leaves, and no byte is hashed twice.
 
 `max_bytes_per_second` caps what an upload takes of the line.
 """
@@ -11,7 +11,6 @@ Merkle root.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -112,16 +111,13 @@ class Uploader:
                     context=self._context, tenant=self._tenant.name, offset=offset
                 )
             )
-            digest = hashlib.sha256()
             async for payload in self._pieces(offset):
-                digest.update(payload)
                 await self._pace.wait_for(len(payload))
                 await call.write(pb.UploadInputRequest(offset=offset, payload=payload))
                 offset += len(payload)
                 self._report(offset)
-            await call.write(
-                pb.UploadInputRequest(offset=self._total, finish=True, digest=digest.digest())
-            )
+            root = self._participant.upload_root
+            await call.write(pb.UploadInputRequest(offset=self._total, finish=True, digest=root))
             await call.done_writing()
         except asyncio.InvalidStateError:
             pass  # the call has ended already: its status, below, says why

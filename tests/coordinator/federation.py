@@ -229,7 +229,9 @@ class Tenant:
         return await self.upload_again()
 
     async def upload_again(self) -> bool:
-        reply = await self.send_pieces(upload_requests(self.name, self.context, self.pieces()))
+        reply = await self.send_pieces(
+            upload_requests(self.name, self.context, self.pieces(), self.root)
+        )
         assert reply.committed_size == self.participant.upload_size
         await self.commit_upload()
         return True
@@ -239,6 +241,9 @@ class Tenant:
 
     def pieces(self, offset: int = 0) -> Iterator[bytes]:
         return self.participant.upload(offset)
+
+    def root(self) -> bytes:
+        return self.participant.upload_root
 
     def send_pieces(self, requests: Iterable[round_pb.UploadInputRequest]) -> Any:
         return self.stub.UploadInput(iter(requests), timeout=CALL_S)

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from secagg import merkle
 from secagg.errors import MalformedMessage, SecaggError
+from secagg.scheme import leaf_places
 from secagg_coordinator.spool import DiskSpool, SpoolQuota
 from secagg_wire import refusals
 from secagg_wire.codec import upload_requests
@@ -60,6 +63,14 @@ async def close_step(
     await running.let_pass(600)
 
 
+def root_of(ada: Tenant, whole: bytes) -> Callable[[], bytes]:
+    """The root over other bytes than those that the participant made."""
+    sizes = [place.size for place in leaf_places(ada.participant.plan)]
+    ends = list(accumulate(sizes))
+    leaves = [whole[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    return lambda: merkle.root([merkle.leaf_hash(leaf) for leaf in leaves])
+
+
 WITHOUT_ADA = TENANTS[1:]
 
 
@@ -72,7 +83,7 @@ def test_a_broken_upload_is_taken_up_where_it_stood(enrolled: Enrolled, tmp_path
         assert reply.committed_size == 1234
         query = await ada.query_upload()
         assert (query.committed_size, query.complete) == (1234, False)
-        rest = upload_requests("ada", ada.context, ada.pieces(1234), 1234)
+        rest = upload_requests("ada", ada.context, ada.pieces(1234), ada.root, 1234)
         reply = await ada.send_pieces(rest)
         assert reply.committed_size == len(whole)
         query = await ada.query_upload()
@@ -96,7 +107,7 @@ def test_an_upload_cut_off_in_the_middle_of_its_stream_keeps_what_came(
         while (await ada.query_upload()).committed_size < 500:
             pass
         call.cancel()
-        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(500), 500))
+        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(500), ada.root, 500))
         await ada.commit_upload()
         return True
 
@@ -125,7 +136,7 @@ def test_spoilt_uploads_are_refused_and_the_right_one_still_counts(
             error = await refusal(ada.send_pieces(pieces))
             assert type(error) is kind, what
             assert (await ada.query_upload()).committed_size == 0, what
-        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces()))
+        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(), ada.root))
         await ada.commit_upload()
         return True
 
@@ -149,7 +160,7 @@ def test_pieces_out_of_order_or_repeated_are_refused(enrolled: Enrolled, tmp_pat
         error = await refusal(ada.send_pieces(requests(200, 200)))
         assert type(error) is refusals.OffsetMismatch
         assert (await ada.query_upload()).committed_size == 300
-        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(300), 300))
+        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(300), ada.root, 300))
         await ada.commit_upload()
         return True
 
@@ -165,7 +176,7 @@ async def refused_for_good(ada: Tenant, error: SecaggError, kind: type[SecaggErr
 def test_a_wrong_digest_is_refused(enrolled: Enrolled, tmp_path: Path) -> None:
     async def upload(ada: Tenant) -> bool:
         await ada.announce_upload()
-        *pieces, last = upload_requests("ada", ada.context, ada.pieces())
+        *pieces, last = upload_requests("ada", ada.context, ada.pieces(), ada.root)
         last.digest = bytes(32)
         error = await refusal(ada.send_pieces([*pieces, last]))
         assert not (await ada.query_upload()).complete
@@ -181,7 +192,9 @@ def test_bytes_other_than_those_committed_to_cost_only_their_sender(
         await ada.announce_upload()
         whole = bytearray(b"".join(ada.pieces()))
         whole[17] ^= 1
-        await ada.send_pieces(upload_requests("ada", ada.context, [bytes(whole)]))
+        await ada.send_pieces(
+            upload_requests("ada", ada.context, [bytes(whole)], root_of(ada, whole))
+        )
         error = await refusal(ada.commit_upload())
         assert "not those committed to" in str(error)
         ada.refused.set()
@@ -196,7 +209,7 @@ def test_a_commitment_before_all_bytes_came_is_refused(enrolled: Enrolled, tmp_p
         whole = b"".join(ada.pieces())
         error = await refusal(ada.commit_upload())
         assert "bytes have arrived" in str(error)
-        await ada.send_pieces(upload_requests("ada", ada.context, [whole]))
+        await ada.send_pieces(upload_requests("ada", ada.context, [whole], ada.root))
         await ada.commit_upload()
         return True
 
@@ -213,7 +226,7 @@ def test_an_older_call_ends_when_a_newer_one_takes_over(enrolled: Enrolled, tmp_
         )
         while (await ada.query_upload()).committed_size < 10:
             pass
-        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(10), 10))
+        await ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(10), ada.root, 10))
         await older.write(pb.UploadInputRequest(offset=10, payload=whole[10:20]))
         error = await refusal(older)
         assert type(error) is refusals.Superseded
@@ -226,7 +239,9 @@ def test_an_older_call_ends_when_a_newer_one_takes_over(enrolled: Enrolled, tmp_
 
 async def finds_no_room(ada: Tenant) -> bool:
     await ada.announce_upload()
-    error = await refusal(ada.send_pieces(upload_requests("ada", ada.context, ada.pieces())))
+    error = await refusal(
+        ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(), ada.root))
+    )
     assert error.__notes__ == [grpc.StatusCode.RESOURCE_EXHAUSTED.name]
     return await refused_for_good(ada, error, refusals.QuotaExceeded)
 
@@ -247,7 +262,9 @@ def test_an_upload_goes_on_when_the_operator_has_made_room(
     async def upload(ada: Tenant) -> bool:
         await ada.announce_upload()
         quota.take((1 << 30) - 100)
-        error = await refusal(ada.send_pieces(upload_requests("ada", ada.context, ada.pieces())))
+        error = await refusal(
+            ada.send_pieces(upload_requests("ada", ada.context, ada.pieces(), ada.root))
+        )
         assert type(error) is refusals.QuotaExceeded
         quota.give_back((1 << 30) - 100)
         await ada.upload_again()

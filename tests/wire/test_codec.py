@@ -1,6 +1,7 @@
 """The table of errors is complete and survives the wire; metadata is compared, never believed."""
 
 import hashlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -268,7 +269,17 @@ def test_rechunking_keeps_the_bytes(pieces: list[bytes], size: int) -> None:
 
 def test_an_upload_is_contiguous_ends_with_its_digest_and_names_itself_once() -> None:
     data = bytes(range(256)) * 10_000
-    requests = list(upload_requests("ada", CONTEXT, [data[:7], data[7:]], 5))
+    made: list[bytes] = []
+
+    def pieces() -> Iterator[bytes]:
+        for piece in (data[:7], data[7:]):
+            made.append(piece)
+            yield piece
+
+    def root() -> bytes:
+        return hashlib.sha256(b"".join(made)).digest()
+
+    requests = list(upload_requests("ada", CONTEXT, pieces(), root, 5))
     offset = 5
     for request in requests:
         assert request.offset == offset
