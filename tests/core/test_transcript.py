@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secagg import merkle
+from secagg.checks import leaf_digest
 from secagg.errors import MalformedMessage, ProtocolError, Step
 from secagg.messages import (
     AgreedView,
@@ -15,6 +17,7 @@ from secagg.messages import (
     KeyDirectory,
     Quorum,
     ShareKeys,
+    ShareKeysBody,
     Signed,
     SurvivorSet,
     Unmask,
@@ -229,15 +232,19 @@ def test_an_answer_that_u3_did_not_ask_for_does_not_verify(
 
 
 def test_a_dealing_from_outside_u1_is_no_part_of_a_transcript() -> None:
-    """C08."""
+    """C08: in form and signature it is right, and it is dealt to U1."""
     network = make_round(5, faults=[Silence("t004", None)])
     network.run()
-    outside = make_round(5)
-    outside.run()
-    foreign = next(e.data for e in outside.sent if (e.tenant, e.label) == ("t004", "share_keys"))
     parts = [link.message for link in decode(Transcript, network.aggregator.transcript).links]
-    with pytest.raises(ProtocolError) as caught:
-        verified([*parts[:5], foreign, *parts[5:]])
+    first, second = (decode_message(part) for part in parts[1:3])
+    assert isinstance(first, ShareKeys)
+    assert isinstance(second, ShareKeys)
+    leaves = (second.leaves[0], *first.leaves[1:])
+    root = merkle.root([leaf_digest(leaf) for leaf in leaves])
+    body = replace(first.body.read(ShareKeysBody), leaves_root=root)
+    signed = Signed.create(network.aggregator.plan, cohort(5).identities[4], body)
+    with pytest.raises(ProtocolError, match="dealer is outside U1") as caught:
+        verified([*parts[:5], encode(ShareKeys(signed, leaves)), *parts[5:]])
     assert caught.value.step is Step.SHARE_KEYS
 
 
