@@ -19,8 +19,8 @@ from secagg_demo.journal import Journal
 from secagg_demo.processes import Child, Children, Event
 
 POOL_SIZE = 2
-_JOB_S = 900.0
-_START_S = 180.0
+_JOB_S = 1800.0
+_START_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from secagg_demo.site import COORDINATOR, OWNER, Site
 
 _T = TypeVar("_T")
 SECAGG = (sys.executable, "-m", "secagg")
-_START_S = 120.0
+_START_S = 300.0
 _ROUND_S = 1200.0
 _FROM, _TO = 0.3, 0.9
 
