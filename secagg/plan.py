@@ -135,7 +135,7 @@ class RoundPlan:
     def __post_init__(self) -> None:
         for clause, holds, cure in _clauses(self):
             if not holds:
-                raise ConfigError(f"plan: {clause}; {cure}")
+                raise ConfigError(f"plan: it is required that {clause}; {cure}")
 
     @property
     def n(self) -> int:

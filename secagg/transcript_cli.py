@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from secagg.errors import ConfigError, ProtocolError
+from secagg.errors import ConfigError, MalformedMessage, ProtocolError
 from secagg.identity import Roster
 from secagg.transcript import Verified, verify_transcript
 
@@ -15,7 +15,10 @@ from secagg.transcript import Verified, verify_transcript
 def main(argv: list[str]) -> int:
     """`secagg verify-transcript`: exit code 0 if the transcript holds, 4 if it does not."""
     options = _parser().parse_args(argv)
-    roster = Roster.decode(_read(options.roster))
+    try:
+        roster = Roster.decode(_read(options.roster))
+    except MalformedMessage as error:
+        raise ConfigError(f"{options.roster} is not the roster that you pinned: {error}") from None
     try:
         verified = verify_transcript(_read(options.transcript), roster)
     except ProtocolError as error:
