@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from secagg import merkle
 from secagg.checks import leaf_digest
 from secagg.errors import MalformedMessage, ProtocolError, Step
+from secagg.masking import Masking
 from secagg.messages import (
     AgreedView,
     Answer,
@@ -24,7 +25,7 @@ from secagg.messages import (
     decode_message,
 )
 from secagg.records import decode, encode
-from secagg.testing import Silence, SimulatedNetwork, cohort, make_round
+from secagg.testing import Silence, SimulatedNetwork, SimulatedTenant, cohort, make_round
 from secagg.transcript import (
     Link,
     Transcript,
@@ -37,10 +38,21 @@ from secagg.transcript import (
 ROSTER = cohort(5).roster
 
 
+class RemembersStates(SimulatedTenant):
+    """What a colluder would keep."""
+
+    def receive(self, message: bytes) -> list[bytes]:
+        answer = super().receive(message)
+        state = self.running._state
+        self.states = {**getattr(self, "states", {}), type(state).__name__: state}
+        return answer
+
+
 @lru_cache(maxsize=1)
 def finished() -> SimulatedNetwork:
     """A round of five in which t003 drops out before its upload."""
-    network = make_round(5, faults=[Silence("t003", Step.ACKNOWLEDGE)])
+    kinds: dict[str, type[SimulatedTenant]] = {"t003": RemembersStates}
+    network = make_round(5, faults=[Silence("t003", Step.ACKNOWLEDGE)], kinds=kinds)
     assert network.run().result is not None
     return network
 
@@ -228,6 +240,21 @@ def test_an_answer_that_u3_did_not_ask_for_does_not_verify(
     """C25, C37: a transcript with both kinds of a dealer's shares is none."""
     with pytest.raises(ProtocolError) as caught:
         verified(answered_by_t000(change))
+    assert caught.value.step is Step.UNMASK
+
+
+def test_an_answer_from_outside_u3_does_not_verify() -> None:
+    """C37: right shares, of somebody whom nobody may ask."""
+    network = finished()
+    dropout, plan = network.tenants["t003"], network.aggregator.plan
+    assert isinstance(dropout, RemembersStates)
+    state = dropout.states["Acknowledged"]
+    held = {one.dealer: one.opened() for one in state.held}
+    answers = Masking().answers(range(5), frozenset({0, 1, 2, 4}), held)
+    signed = Signed.create(plan, dropout.identity, Unmask(network.aggregator.view, answers))
+    parts = messages()
+    with pytest.raises(ProtocolError, match="from outside U3") as caught:
+        verified([*parts[:12], encode(signed), *parts[12:]])
     assert caught.value.step is Step.UNMASK
 
 
