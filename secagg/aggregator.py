@@ -497,7 +497,7 @@ class Aggregator:
         need = max(self.plan.quorum, self.plan.share_threshold)
         if len(signatures) < need:
             raise TooFewSurvivors(len(signatures), need, step=self.step)
-        quorum = Quorum(signatures)
+        quorum = Quorum(signatures[: self.plan.quorum])  # more would only be more to verify
         signers = [signed.sender for signed in signatures]
         return self._announce("quorum", quorum, Step.UNMASK, signers, now)
 
@@ -694,10 +694,16 @@ def read_sum(plan: RoundPlan, survivors: tuple[str, ...], words: list[Words]) ->
     Raises:
         FaultyParticipantOrCoordinator: a coordinate is beyond what honest survivors can sum to.
     """
-    levels = from_ring(words[0], plan.ring_bits)
-    weight = int(from_ring(words[1], plan.weight_ring_bits)[0])
+    levels = np.empty(plan.layout.size, np.int64)
     bound = len(survivors) * plan.quantiser.max_level
-    beyond = int(np.count_nonzero((levels > bound) | (levels < -bound)))
+    beyond = 0
+    for place in leaf_places(plan):
+        if place.vector == 0:
+            part = slice(place.start, place.start + place.count)
+            opened = from_ring(words[0][part], plan.ring_bits, out=levels[part])
+            if opened.max() > bound or opened.min() < -bound:
+                beyond += int(np.count_nonzero(np.abs(opened) > bound))
+    weight = int(from_ring(words[1], plan.weight_ring_bits)[0])
     if beyond or not len(survivors) <= weight <= len(survivors) * plan.max_weight:
         raise FaultyParticipantOrCoordinator(
             f"the opened sum is out of range in {beyond} of {len(levels)} coordinates "

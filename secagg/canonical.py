@@ -205,6 +205,15 @@ class Reader:
         return value
 
     @property
+    def place(self) -> int:
+        """How many bytes have been read."""
+        return self._place
+
+    def since(self, place: int) -> bytes:
+        """The bytes that were read from `place` on."""
+        return self._data[place : self._place]
+
+    @property
     def remaining(self) -> int:
         """Bytes not yet read."""
         return len(self._data) - self._place

@@ -211,12 +211,18 @@ def to_ring(levels: Levels, ring_bits: int) -> Words:
     return levels.view(dtype) if levels.itemsize == dtype.itemsize else levels.astype(dtype)
 
 
-def from_ring(words: Words, ring_bits: int) -> NDArray[np.int64]:
-    """The signed values in [-2^(ring_bits-1), 2^(ring_bits-1)) that are `words` mod 2^ring_bits."""
+def from_ring(
+    words: Words, ring_bits: int, out: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """The signed values in [-2^(ring_bits-1), 2^(ring_bits-1)) that are `words` mod 2^ring_bits.
+
+    With `out`, (len(words),), they are put there.
+    """
     spare = 64 - ring_bits
-    centred = words.astype(np.uint64)
+    signed = np.empty(len(words), np.int64) if out is None else out
+    centred = signed.view(np.uint64)
+    centred[:] = words
     centred <<= np.uint64(spare)
-    signed = centred.view(np.int64)
     signed >>= spare
     return signed
 

@@ -161,11 +161,11 @@ def _pairwise(
     others: Iterable[int],
 ) -> tuple[list[PairwiseSeed], list[PairwiseSeed]]:
     """Pairwise seeds of `index` with larger and with smaller indices."""
-    mine = Peer(index, keys[index])
+    mine, private = Peer(index, keys[index]), suite.mask_private(mask)
     above: list[PairwiseSeed] = []
     below: list[PairwiseSeed] = []
     for other in others:
-        seed = suite.pairwise_seed(plan.context, mine, Peer(other, keys[other]), mask)
+        seed = suite.pairwise_seed(plan.context, mine, Peer(other, keys[other]), private)
         (above if other > index else below).append(seed)
     return above, below
 

@@ -22,7 +22,18 @@ from typing import ClassVar, TypeVar, cast, get_args
 from secagg.errors import MalformedMessage, Step
 from secagg.identity import Identity, sha256
 from secagg.plan import RoundPlan
-from secagg.records import U8, U32, U64, Digest, Key32, ShareValue, Signature, decode, encode
+from secagg.records import (
+    U8,
+    U32,
+    U64,
+    Digest,
+    Kept,
+    Key32,
+    ShareValue,
+    Signature,
+    decode,
+    encode,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,7 @@ class AdvertiseKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(Kept):
     """Step 1: what one dealer hands one holder, under the dealer's Merkle root.
 
     `commitments` has one entry per share kind, in the scheme's order. `sealed` is empty in the
@@ -164,7 +175,7 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Kept):
     """A body under its sender's Ed25519 signature; `sender` is the index in the cohort."""
 
     label: str

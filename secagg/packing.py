@@ -68,7 +68,6 @@ class Packer:
     def __init__(self, bits: int, most: int) -> None:
         self._shape = _Shape.of(bits)
         groups = self._shape.groups(most)
-        # Pages are there only once they are touched, and whole bytes never touch the fields.
         self._fields = np.empty(groups * self._shape.group_fields, _U64)
         self._upper = np.empty_like(self._fields)
         self._stream = np.empty(groups * self._shape.group_bytes + 8, _U8)
@@ -79,7 +78,7 @@ class Packer:
         if shape.bits == shape.word_bits:
             return words.astype(word_dtype(shape.bits), copy=False).tobytes()
         if shape.bits % 8 == 0:
-            _overlay(words, self._stream, shape.bits // 8)
+            _overlay(words, self._upper.view(words.dtype), self._stream, shape.bits // 8)
             return self._stream[:size].tobytes()
         fields, upper, stream = self._room(shape.groups(len(words)))
         in_words = fields.view(words.dtype)
@@ -129,15 +128,18 @@ def _check(data: bytes | memoryview, count: int, bits: int) -> int:
     return size
 
 
-def _overlay(words: Words, stream: NDArray[np.uint8], value_bytes: int) -> None:
-    """Lay words over each other, `value_bytes` apart.
+def _overlay(words: Words, half: Words, stream: NDArray[np.uint8], value_bytes: int) -> None:
+    """Lay words over each other, `value_bytes` apart; `half` is room for half of them.
 
     First the even ones, then the odd ones, so that no assignment writes a byte twice (numpy
-    promises no order); then the lowest bytes of the even ones, where odd ones reached into them.
+    promises no order), each through contiguous words, from which numpy is quick; then the lowest
+    bytes of the even ones, where odd ones reached into them.
     """
     places = _overlaid(stream.data, words.dtype, value_bytes, len(words))
-    places[0::2] = words[0::2]
-    places[1::2] = words[1::2]
+    for first in (0, 1):
+        part = half[: len(words[first::2])]
+        part[:] = words[first::2]
+        places[first::2] = part
     octets = words.view(_U8)
     for byte in range(words.itemsize - value_bytes):
         even = stream[byte :: 2 * value_bytes][: (len(words) + 1) // 2]

@@ -179,6 +179,7 @@ def share_keys(
         )  # C07
     scheme, holders = scheme_of(plan), tuple(keys)
     dealt = scheme.deal(state.secrets, holders, plan.share_threshold, randomness)
+    channel = suite.channel_private(state.secrets.channel)
     leaves: list[Leaf] = []
     kept: Held | None = None
     for holder in holders:
@@ -190,7 +191,7 @@ def share_keys(
         else:
             encapsulation, sealed = suite.seal(
                 plan.context, Peer(me.index, keys[me.index]), Peer(holder, keys[holder]),
-                state.secrets.channel, bundle, randomness,
+                channel, bundle, randomness,
             )  # fmt: skip
         leaves.append(
             Leaf(holder, encapsulation, sealed, _commitments(me, me.index, holder, opened))
@@ -217,8 +218,9 @@ def acknowledge(me: Self, state: Dealt, delivery: ShareDelivery) -> tuple[Acknow
         )  # C10
     leaves = {delivered.dealer: delivered for delivered in delivery.leaves}
     held = {me.index: state.kept}
+    channel = suite.channel_private(state.secrets.channel)
     for dealer in bodies.keys() - {me.index}:
-        opened = _open_leaf(me, state, directory, dealer, bodies[dealer], leaves.get(dealer))
+        opened = _open_leaf(me, channel, directory, dealer, bodies[dealer], leaves.get(dealer))
         if opened is not None:
             held[dealer] = opened
     verdicts = tuple(
@@ -318,7 +320,7 @@ def _commitments(
 
 def _open_leaf(
     me: Self,
-    state: Dealt,
+    channel: suite.PrivateKey,
     directory: checks.Directory,
     dealer: int,
     body: ShareKeysBody,
@@ -333,7 +335,7 @@ def _open_leaf(
         checks.check_path(body, leaf, delivered.path, me.index)
         bundle = suite.open_sealed(
             me.setting.context, Peer(dealer, keys[dealer]), Peer(me.index, keys[me.index]),
-            state.secrets.channel, leaf.encapsulation, leaf.sealed,
+            channel, leaf.encapsulation, leaf.sealed,
         )  # fmt: skip
         held = _held(dealer, bundle)
     except ProtocolError:

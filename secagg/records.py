@@ -44,6 +44,17 @@ ShareValue = Annotated[bytes, Width(33)]
 _T = TypeVar("_T")
 
 
+class Kept:
+    """A record that keeps its canonical bytes once they are known, however it came about.
+
+    For those that are hashed, bundled and sent many times. `canonical` has no version byte.
+    """
+
+    __slots__ = ("canonical",)
+
+    canonical: bytes
+
+
 class _Codec(NamedTuple):
     write: Callable[[Any], bytes]
     read: Callable[[Reader], Any]
@@ -139,7 +150,25 @@ def _structure(kind: Any) -> _Codec:
         reader.literal(head, name)
         return kind(*[read(reader) for read in readers])
 
-    return _Codec(write, read)
+    return _kept(write, read) if issubclass(kind, Kept) else _Codec(write, read)
+
+
+def _kept(write: Callable[[Any], bytes], read: Callable[[Reader], Any]) -> _Codec:
+    def write_once(value: Any) -> bytes:
+        try:
+            known: bytes = value.canonical
+        except AttributeError:
+            known = write(value)
+            object.__setattr__(value, "canonical", known)
+        return known
+
+    def read_and_keep(reader: Reader) -> Any:
+        start = reader.place
+        value = read(reader)
+        object.__setattr__(value, "canonical", reader.since(start))
+        return value
+
+    return _Codec(write_once, read_and_keep)
 
 
 _U32 = _Codec(struct.Struct(">I").pack, Reader.u32)

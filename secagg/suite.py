@@ -25,6 +25,7 @@ from secagg.errors import MalformedMessage
 from secagg.messages import AdvertiseKeys
 from secagg.secret import ChannelSeed, MaskSeed, PairwiseSeed, Randomness
 
+PrivateKey = X25519PrivateKey
 TAG_BYTES = 16
 ENCAPSULATION_BYTES = 32
 _FIELD = 2**255 - 19
@@ -55,11 +56,22 @@ def derive(ikm: bytes, salt: bytes, info: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt, info).derive(ikm)
 
 
+def channel_private(seed: ChannelSeed) -> PrivateKey:
+    """The private channel key. Making it costs as much as an exchange: once for all peers."""
+    return X25519PrivateKey.from_private_bytes(seed.expose())
+
+
+def mask_private(seed: MaskSeed) -> PrivateKey:
+    """The private mask key."""
+    info = Writer().tag("mask seed").tag("x25519").finish()
+    return X25519PrivateKey.from_private_bytes(derive(seed.expose(), b"", info))
+
+
 def advertise(channel: ChannelSeed, mask: MaskSeed) -> AdvertiseKeys:
     """The public keys that belong to both private seeds."""
     return AdvertiseKeys(
-        channel_key=_channel_private(channel).public_key().public_bytes_raw(),
-        mask_key=_mask_private(mask).public_key().public_bytes_raw(),
+        channel_key=channel_private(channel).public_key().public_bytes_raw(),
+        mask_key=mask_private(mask).public_key().public_bytes_raw(),
     )
 
 
@@ -85,13 +97,13 @@ def seal(
     context: bytes,
     sender: Peer,
     receiver: Peer,
-    channel: ChannelSeed,
+    channel: PrivateKey,
     plaintext: bytes,
     randomness: Randomness,
 ) -> tuple[bytes, bytes]:
     """Seal `plaintext` for `receiver`: (encapsulation, ciphertext with its 16-byte tag)."""
     encapsulation = randomness(ENCAPSULATION_BYTES)
-    shared = _exchange(_channel_private(channel), receiver.keys.channel_key)
+    shared = _exchange(channel, receiver.keys.channel_key)
     key = _bundle_key(context, sender, receiver, shared, encapsulation)
     return encapsulation, AESGCM(key).encrypt(_ZERO_NONCE, plaintext, context)
 
@@ -100,7 +112,7 @@ def open_sealed(
     context: bytes,
     sender: Peer,
     receiver: Peer,
-    channel: ChannelSeed,
+    channel: PrivateKey,
     encapsulation: bytes,
     sealed: bytes,
 ) -> bytes:
@@ -109,7 +121,7 @@ def open_sealed(
     Raises:
         MalformedMessage: it was not sealed by `sender` for `receiver` in this round.
     """
-    shared = _exchange(_channel_private(channel), sender.keys.channel_key)
+    shared = _exchange(channel, sender.keys.channel_key)
     key = _bundle_key(context, sender, receiver, shared, encapsulation)
     try:
         return AESGCM(key).decrypt(_ZERO_NONCE, sealed, context)
@@ -117,9 +129,9 @@ def open_sealed(
         raise MalformedMessage("a sealed bundle does not open") from None
 
 
-def pairwise_seed(context: bytes, mine: Peer, theirs: Peer, mask: MaskSeed) -> PairwiseSeed:
+def pairwise_seed(context: bytes, mine: Peer, theirs: Peer, mask: PrivateKey) -> PairwiseSeed:
     """s_ij, the same from either end; `mask` belongs to `mine`."""
-    shared = _exchange(_mask_private(mask), theirs.keys.mask_key)
+    shared = _exchange(mask, theirs.keys.mask_key)
     low, high = sorted((mine, theirs), key=lambda peer: peer.index)
     info = (
         Writer().tag("pairwise").u32(low.index).u32(high.index)
@@ -130,19 +142,10 @@ def pairwise_seed(context: bytes, mine: Peer, theirs: Peer, mask: MaskSeed) -> P
 
 def mask_public_key(mask: MaskSeed) -> bytes:
     """The public mask key of a seed: what an aggregator compares a rebuilt seed with."""
-    return _mask_private(mask).public_key().public_bytes_raw()
+    return mask_private(mask).public_key().public_bytes_raw()
 
 
-def _channel_private(seed: ChannelSeed) -> X25519PrivateKey:
-    return X25519PrivateKey.from_private_bytes(seed.expose())
-
-
-def _mask_private(seed: MaskSeed) -> X25519PrivateKey:
-    info = Writer().tag("mask seed").tag("x25519").finish()
-    return X25519PrivateKey.from_private_bytes(derive(seed.expose(), b"", info))
-
-
-def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
+def _exchange(private: PrivateKey, public: bytes) -> bytes:
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:

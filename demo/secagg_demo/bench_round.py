@@ -2,8 +2,8 @@
 
 The coordinator's process is forked for the round and forks the tenants', so each has its own CPU
 clock and its own peak memory; a forked process begins with the pages of its parent. Bytes pass
-between them through pipes, outside the measured time. A small round in the parent comes first, so
-that modules loaded at first use are not counted: a node that stays up has them.
+between them through pipes, outside the measured time. Each process runs a small round of its own
+before: a node that stays up neither loads modules nor copies its parent's pages in a round.
 """
 
 from __future__ import annotations
@@ -50,9 +50,6 @@ class Measured:
 
 def measure_round(workload: Workload, progress: Callable[[str], None]) -> Measured:
     """Run one round. Expects a workload that has been checked."""
-    _run(_WARM_UP, _Here, lambda what: None)
-    gc.collect()
-    gc.freeze()
     coordinator = _Forked(_Coordinator(workload, progress))
     measured: Measured = coordinator.ask("run")
     coordinator.end()
@@ -67,6 +64,7 @@ class _Forked:
         self._process = _fork.Process(target=_serve, args=(self._pipe, theirs, served))
         self._process.start()
         theirs.close()
+        self._pipe.recv()
 
     def ask(self, method: str, *arguments: object) -> Any:
         """Call a method there."""
@@ -85,6 +83,10 @@ class _Forked:
 
 def _serve(parents: Connection, own: Connection, served: object) -> None:
     parents.close()
+    _run(_WARM_UP, _Here, lambda what: None)
+    gc.collect()
+    gc.freeze()
+    own.send("ready")
     while (call := own.recv()) is not None:
         method, arguments = call
         own.send(getattr(served, method)(*arguments))

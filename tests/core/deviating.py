@@ -277,5 +277,6 @@ class Dealing:
         receiver = self.sealed_for(holder)
         return suite.seal(
             self.sealed_in or setting.context, Peer(sender, keys[sender]),
-            Peer(receiver, keys[receiver]), secrets.channel, bundle, tenant.randomness,
+            Peer(receiver, keys[receiver]), suite.channel_private(secrets.channel), bundle,
+            tenant.randomness,
         )  # fmt: skip
