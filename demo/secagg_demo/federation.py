@@ -20,12 +20,15 @@ from typing import Any, TypeVar
 from rich.markup import escape
 
 from secagg.cli import EXIT_ABORTED
+from secagg.errors import ProtocolError
+from secagg.transcript import verify_transcript
 from secagg_demo.console import Narrator
 from secagg_demo.evidence import collect_encoded, examine, round_folder
 from secagg_demo.journal import Journal
 from secagg_demo.processes import Child, Children, Event, Fields, ProcessFailed
 from secagg_demo.results import Exclusion, Outcome, RoundResult
 from secagg_demo.site import COORDINATOR, OWNER, Site
+from secagg_wire.key_files import KeyFiles
 
 _T = TypeVar("_T")
 SECAGG = (sys.executable, "-m", "secagg")
@@ -205,10 +208,6 @@ class Federation:
         )
 
     def _transcript_holds(self, number: int) -> bool:
-        from secagg.errors import ProtocolError
-        from secagg.transcript import verify_transcript
-        from secagg_wire.key_files import KeyFiles
-
         data = (round_folder(self.site.evidence, number) / "transcript").read_bytes()
         roster = KeyFiles(self.site.party(COORDINATOR) / "keys").read_roster()
         try:

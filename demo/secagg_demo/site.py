@@ -20,6 +20,7 @@ from typing import Any
 
 from secagg.errors import ConfigError
 from secagg_wire import enrol_cli
+from secagg_wire.key_files import KeyFiles
 
 AUTHORITY, COORDINATOR, OWNER = "authority", "coordinator", "owner"
 _MARK = ".secagg-demo"
@@ -114,8 +115,6 @@ def enrol(site: Site, tenants: Sequence[str]) -> str:
 
 def roster_digest(keys: Path) -> str:
     """The digest of the roster in a key directory, in hex."""
-    from secagg_wire.key_files import KeyFiles
-
     return KeyFiles(keys).read_roster().digest.hex()
 
 
