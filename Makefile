@@ -27,7 +27,9 @@ DEMO_FLAGS = $(if $(TENANTS),--tenants $(TENANTS)) $(if $(ROUNDS),--rounds $(ROU
 	--out $(OUT)
 
 JOBS ?= 2
-BENCH_FLAGS ?= masking --tenants 10 --length 1000000 --dropout 0 --format json
+# Options of benchmarks/side_by_side.py, such as --turns 3 or --case 10:1e6. Peers to run beside ours
+# come as lines NAME=COMMAND in the environment variable SECAGG_BENCH_PEERS (see the script).
+BENCH_FLAGS ?=
 # PyTorch starts one thread per core in every process; the tenants share the cores already.
 export OMP_NUM_THREADS ?= 1
 
@@ -82,8 +84,8 @@ contracts: $(READY) ## who may import whom, and the other architecture tests, on
 wheel: $(READY) ## dist/*.whl, tried in an environment of its own with the base dependencies
 	@$(BIN)/python .ci/check_wheel.py
 
-bench: $(READY) ## side by side figures; BENCH_FLAGS for others
-	@$(BIN)/secagg bench $(BENCH_FLAGS)
+bench: $(READY) ## what rounds cost, beside other systems where given; tables in build/bench
+	@$(BIN)/python benchmarks/side_by_side.py $(BENCH_FLAGS)
 
 protos: ## regenerate the committed protobuf code, in an environment of its own
 	@protos/generate.sh
