@@ -194,6 +194,8 @@ def test_a_false_complaint_costs_the_complainant() -> None:
     network = run({"t001": ComplainsAboutOne})
     assert survivors(network) == ("t000", "t002", "t003", "t004")
     assert Excluded("t001", Step.ACKNOWLEDGE, "an unmet share delivery") in network.excluded
+    assert not network.refused  # who is out is told nothing that it would have to refuse,
+    assert network.now == 0.0  # and is not waited for
 
 
 def test_a_repeated_dispute_costs_the_one_with_more_of_them() -> None:
@@ -597,6 +599,45 @@ def test_a_dealing_to_others_than_u1_is_refused_by_the_aggregator() -> None:
         with pytest.raises(ProtocolError, match="holders are not U1"):
             aggregator.receive("t001", encode(replace(c.dealings[1], body=other)), 0.0)
     still_opens(c, aggregator)
+
+
+def fed(c: Coalition, last: str, but: int) -> Aggregator:
+    """An aggregator that has heard everybody up to `last`, and in `last` all but one."""
+    aggregator = fresh_aggregator(c.plan, 5)
+    for label, index in c.sequence():
+        if label != last or index != but:
+            c.feed(aggregator, (label, index))
+        if (label, index) == (last, 4):
+            break
+    aggregator.on_deadline(aggregator.deadline)
+    return aggregator
+
+
+def test_who_dealt_nothing_has_no_say_in_u2() -> None:
+    """Else its acknowledgement would end the round: C12 refuses a U2 with it."""
+    c = Coalition().run_to(Step.SHARE_KEYS)
+    aggregator = fed(c, "share_keys", but=4)
+    for index in range(4):
+        c.tell(index, c.delivery(index, range(4)))
+    idle = c.sign(4, c.said["acknowledge"][0].read(Acknowledge))
+    with pytest.raises(ProtocolError, match="has left the round"):
+        aggregator.receive("t004", encode(idle), 0.0)
+    for index in range(4):
+        c.feed(aggregator, ("acknowledge", index))
+    assert aggregator.step is Step.MASKED_INPUT
+
+
+def test_who_uploaded_nothing_has_no_say_in_u3() -> None:
+    c = Coalition().run_to(Step.MASKED_INPUT)
+    aggregator = fed(c, "upload_commitment", but=4)
+    for index in range(4):
+        c.tell(index, c.survivor_set(range(4)))
+    idle = c.sign(4, c.said["consistency_check"][0].read(Survivors))
+    with pytest.raises(ProtocolError, match="has left the round"):
+        aggregator.receive("t004", encode(idle), 0.0)
+    for index in range(4):
+        c.feed(aggregator, ("consistency_check", index))
+    assert aggregator.step is Step.UNMASK
 
 
 def test_a_latecomer_to_u1_has_left_the_round() -> None:
