@@ -153,6 +153,18 @@ def test_messages_are_told_apart_by_their_tag(kind: type, data: st.DataObject) -
                 decode(other, encoded)
 
 
+def test_a_text_in_another_normal_form_is_malformed() -> None:
+    """C01: two byte strings for one name would be two digests for one roster."""
+    composed, decomposed = "\u00e9".encode(), "e\u0301".encode()
+    whole = encode(messages.Signed("\u00e9", 0, b"", bytes(64)))
+    other = whole.replace(
+        len(composed).to_bytes(4) + composed, len(decomposed).to_bytes(4) + decomposed
+    )
+    assert other != whole
+    with pytest.raises(MalformedMessage, match="NFC"):
+        decode_message(other)
+
+
 @given(st.binary(max_size=64))
 def test_random_bytes_are_no_message(junk: bytes) -> None:
     holds(lambda raw: encode(decode_message(raw)), junk)
