@@ -702,7 +702,8 @@ def read_sum(plan: RoundPlan, survivors: tuple[str, ...], words: list[Words]) ->
             part = slice(place.start, place.start + place.count)
             opened = from_ring(words[0][part], plan.ring_bits, out=levels[part])
             if opened.max() > bound or opened.min() < -bound:
-                beyond += int(np.count_nonzero(np.abs(opened) > bound))
+                # No abs(): that of -2^63, a possible value in a ring of 64 bits, is negative.
+                beyond += int(np.count_nonzero((opened > bound) | (opened < -bound)))
     weight = int(from_ring(words[1], plan.weight_ring_bits)[0])
     if beyond or not len(survivors) <= weight <= len(survivors) * plan.max_weight:
         raise FaultyParticipantOrCoordinator(

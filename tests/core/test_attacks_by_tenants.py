@@ -802,6 +802,20 @@ def test_the_range_of_the_sum_is_exact_to_the_level(beyond: int, sign: int) -> N
         assert read_sum(plan, plan.cohort, words).level_sum.tolist() == [level]
 
 
+def test_the_most_negative_word_of_the_widest_ring_is_out_of_range() -> None:
+    """C27: -2^63 has no absolute value in 64 bits."""
+    from secagg.aggregator import read_sum
+    from secagg.encoding import to_ring
+
+    plan = replace(cohort(4).plan(2), ring_bits=64)
+    words = [
+        to_ring(np.array([-(2**63), 0], np.int64), 64),
+        to_ring(np.array([4], np.int64), plan.weight_ring_bits),
+    ]
+    with pytest.raises(FaultyParticipantOrCoordinator, match="1 of 2"):
+        read_sum(plan, plan.cohort, words)
+
+
 @pytest.mark.parametrize(("weight", "ok"), [(3, False), (4, True), (400, True), (401, False)])
 def test_the_range_of_the_weight_is_exact(weight: int, ok: bool) -> None:
     """C27."""
