@@ -6,7 +6,9 @@ of honest tenants only: pass the names of those that deviate on purpose.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -118,3 +120,17 @@ def same_bytes(first: SimulatedNetwork, second: SimulatedNetwork) -> bool:
 
 def _content(envelope: Envelope) -> tuple[str, str, int, bytes]:
     return (envelope.tenant, envelope.label, envelope.offset, envelope.data)
+
+
+def rebuilt(value: Any) -> Any:
+    """The same record made anew, field by field.
+
+    Some records keep the bytes that they were decoded from (`secagg.records.Kept`); what is to
+    show that encoding gives those bytes again has to forget them first.
+    """
+    if isinstance(value, tuple):
+        return tuple(map(rebuilt, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return type(value)(*[rebuilt(getattr(value, field.name)) for field in fields])
+    return value

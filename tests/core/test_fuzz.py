@@ -19,6 +19,7 @@ from secagg.plan import RoundPlan
 from secagg.records import decode, encode
 from secagg.secret import SealKey
 from secagg.testing import Silence, SimulatedTenant, cohort, make_round
+from secagg.testing.invariants import rebuilt
 from secagg.testing.strategies import mutations, records
 from secagg.transcript import Link, Transcript, verify_transcript
 from tests.core.deviating import Coalition, fresh_aggregator
@@ -75,7 +76,7 @@ def reencode_roster(data: bytes) -> bytes:
 
 
 def reencode_record(kind: type) -> Callable[[bytes], bytes]:
-    return lambda data: encode(decode(kind, data))
+    return lambda data: encode(rebuilt(decode(kind, data)))
 
 
 DECODERS: dict[str, Callable[[bytes], bytes]] = {
@@ -146,7 +147,7 @@ def test_every_record_decodes_to_itself(kind: type, data: st.DataObject) -> None
 def test_messages_are_told_apart_by_their_tag(kind: type, data: st.DataObject) -> None:
     encoded = encode(data.draw(records(kind)))
     assert type(decode_message(encoded)) is kind
-    holds(lambda raw: encode(decode_message(raw)), data.draw(mutations(encoded)))
+    holds(lambda raw: encode(rebuilt(decode_message(raw))), data.draw(mutations(encoded)))
     for other in MESSAGES:
         if other is not kind:
             with pytest.raises(MalformedMessage):
@@ -167,7 +168,7 @@ def test_a_text_in_another_normal_form_is_malformed() -> None:
 
 @given(st.binary(max_size=64))
 def test_random_bytes_are_no_message(junk: bytes) -> None:
-    holds(lambda raw: encode(decode_message(raw)), junk)
+    holds(lambda raw: encode(rebuilt(decode_message(raw))), junk)
 
 
 @pytest.mark.parametrize("count", [2**32 - 1, 2**31, 10**6])
