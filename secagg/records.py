@@ -19,6 +19,7 @@ import dataclasses
 import struct
 import typing
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from secagg.canonical import VERSION_BYTE, Reader, blob, fixed, tag, text
@@ -56,8 +57,16 @@ class Kept:
 
 
 class _Codec(NamedTuple):
+    """How one type is written and read.
+
+    Where every encoding has the same size, `form` is its `struct` format; `take` then makes a
+    structure from its unpacked row.
+    """
+
     write: Callable[[Any], bytes]
     read: Callable[[Reader], Any]
+    form: str = ""
+    take: Callable[[tuple[Any, ...]], Any] | None = None
 
 
 def encode(record: Any) -> bytes:
@@ -119,12 +128,14 @@ def _derive(kind: Any) -> _Codec:
 
 def _sized(base: type, size: int) -> _Codec:
     if base is bytes:
-        return _Codec(lambda value: fixed(value, size), lambda reader: reader.fixed(size))
+        return _Codec(
+            lambda value: fixed(value, size), lambda reader: reader.fixed(size), f"{size}s"
+        )
     return _INTEGERS[size]
 
 
 def _sequence(item: _Codec) -> _Codec:
-    write_item, read_item = item
+    write_item, read_item = item.write, item.read
 
     def write(values: tuple[Any, ...]) -> bytes:
         return _U32.write(len(values)) + b"".join(map(write_item, values))
@@ -133,13 +144,28 @@ def _sequence(item: _Codec) -> _Codec:
         # Every item takes a byte or more, so the count cannot promise more than is there.
         return tuple([read_item(reader) for _ in range(reader.count(reader.remaining))])
 
-    return _Codec(write, read)
+    return _Codec(write, _rows(item) if item.form else read)
+
+
+def _rows(item: _Codec) -> Callable[[Reader], tuple[Any, ...]]:
+    """Reads items of one size in one go: a round has n^2 verdicts, survivors and answers."""
+    row, take = struct.Struct(">" + item.form), item.take or itemgetter(0)
+
+    def read(reader: Reader) -> tuple[Any, ...]:
+        block = reader.fixed(row.size * reader.count(reader.remaining))
+        rows = list(row.iter_unpack(block))
+        if b"".join([row.pack(*one) for one in rows]) != block:
+            raise reader.error("a flag is 0 or 1")
+        return tuple([take(one) for one in rows])
+
+    return read
 
 
 def _structure(kind: Any) -> _Codec:
     hints = typing.get_type_hints(kind, include_extras=True)
     names = [field.name for field in dataclasses.fields(kind)]
-    writers, readers = zip(*(_codec(hints[name]) for name in names), strict=True)
+    codecs = [_codec(hints[name]) for name in names]
+    writers, readers = [codec.write for codec in codecs], [codec.read for codec in codecs]
     name, head = kind.__name__, tag(kind.__name__)
 
     def write(value: Any) -> bytes:
@@ -150,7 +176,17 @@ def _structure(kind: Any) -> _Codec:
         reader.literal(head, name)
         return kind(*[read(reader) for read in readers])
 
-    return _kept(write, read) if issubclass(kind, Kept) else _Codec(write, read)
+    def take(row: tuple[Any, ...]) -> Any:
+        if row[0] != head:
+            raise ConfigError(f"expected {name!r} here")
+        return kind(*row[1:])
+
+    if issubclass(kind, Kept):
+        return _kept(write, read)
+    if not all(codec.form and codec.take is None for codec in codecs):
+        return _Codec(write, read)
+    form = "".join(codec.form for codec in codecs)
+    return _Codec(write, read, f"{len(head)}s{form}", take)
 
 
 def _kept(write: Callable[[Any], bytes], read: Callable[[Reader], Any]) -> _Codec:
@@ -171,14 +207,14 @@ def _kept(write: Callable[[Any], bytes], read: Callable[[Reader], Any]) -> _Code
     return _Codec(write_once, read_and_keep)
 
 
-_U32 = _Codec(struct.Struct(">I").pack, Reader.u32)
+_U32 = _Codec(struct.Struct(">I").pack, Reader.u32, "I")
 _INTEGERS = {
-    1: _Codec(struct.Struct(">B").pack, Reader.u8),
+    1: _Codec(struct.Struct(">B").pack, Reader.u8, "B"),
     4: _U32,
-    8: _Codec(struct.Struct(">Q").pack, Reader.u64),
+    8: _Codec(struct.Struct(">Q").pack, Reader.u64, "Q"),
 }
 _PLAIN: dict[Any, _Codec] = {
     bytes: _Codec(blob, Reader.blob),
     str: _Codec(text, Reader.text),
-    bool: _Codec(struct.Struct(">?").pack, Reader.flag),
+    bool: _Codec(struct.Struct(">?").pack, Reader.flag, "?"),
 }

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from secagg import errors, messages
+from secagg.canonical import VERSION_BYTE, tag
 from secagg.errors import MalformedMessage, SecaggError, Step
 from secagg.identity import sha256
 from secagg.messages import BODIES, ShareKeys, ShareKeysBody, Signed, decode_message
@@ -176,15 +177,18 @@ class Submission:
     digest: bytes
 
 
+_DEALING: Final = VERSION_BYTE + tag(ShareKeys.__name__)
+
+
 def place_of(message: bytes) -> tuple[Step, str]:
     """The step and label of a participant's message.
 
     Raises:
         MalformedMessage: no such message, or one that only the aggregator sends.
     """
+    if message.startswith(_DEALING):  # its leaves are many, and the aggregator reads them anyway
+        return ShareKeysBody.STEP, ShareKeysBody.LABEL
     match decode_message(message):
-        case ShareKeys():
-            return ShareKeysBody.STEP, ShareKeysBody.LABEL
         case Signed(label=label) if label in BODIES and BODIES[label] is not ShareKeysBody:
             return BODIES[label].STEP, label
         case _:
