@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from secagg.encoding import (
     ErrorFeedback,
     Quantiser,
+    Room,
     RoundingStream,
     from_ring,
     require_finite,
@@ -284,3 +285,18 @@ def test_feedback_that_cannot_work_is_refused() -> None:
         ErrorFeedback(np.full(3, np.nan, np.float32))
     with pytest.raises(UsageError):
         ErrorFeedback(np.zeros(3, np.float64))
+
+
+def test_room_that_is_used_again_changes_no_level() -> None:
+    room, rng = Room(100), np.random.default_rng(1)
+    for count in (100, 7, 0, 100):
+        values, words = rng.uniform(-2, 2, count), rng.integers(0, 2**32, count, np.uint32)
+        alone = Quantiser(1.0, 16).levels(values, 0.9, words)
+        assert np.array_equal(Quantiser(1.0, 16).levels(values, 0.9, words, room), alone)
+
+
+@pytest.mark.parametrize("edge", [1.0, np.nextafter(1.0, 2), -1.0, np.nextafter(-1.0, -2)])
+def test_values_at_the_clip_and_just_beyond_it_have_its_level(edge: float) -> None:
+    for values in (np.array([edge]), np.array([edge, 1e300, -1e300])):
+        levels = Quantiser(1.0, 16).levels(values, 1.0, np.full(len(values), 2**32 - 1, np.uint32))
+        assert levels[0] == np.sign(edge) * 32767

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secagg.errors import ConfigError, MalformedMessage
-from secagg.packing import pack, packed_size, unpack
+from secagg.packing import Packer, pack, packed_size, unpack
 from secagg.prg import chunk_coordinates, word_dtype
 
 WIDTHS = range(8, 65)
@@ -101,3 +101,23 @@ def test_widths_outside_8_to_64_are_refused(bits: int) -> None:
         pack(np.zeros(1, "<u2"), bits)
     with pytest.raises(ConfigError):
         unpack(bytes(8), bits, 1)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_a_packer_that_is_used_again_gives_what_a_new_one_gives(bits: int) -> None:
+    packer = Packer(bits, 50)
+    for count in (50, 3, 17, 0, 1, 49):
+        words = words_of([(2**64 - 1 - i * 0x9E3779B97F4A7C15) % 2**64 for i in range(count)], bits)
+        packed = packer.pack(words)
+        assert packed == bit_string([int(word) for word in words], bits)
+        total = words.copy()
+        packer.add(total, packed)
+        assert pack(total, bits) == bit_string([2 * int(word) for word in words], bits)
+
+
+@pytest.mark.parametrize("bits", [8, 22, 24, 40, 50])
+def test_what_does_not_unpack_adds_nothing(bits: int) -> None:
+    words = words_of(list(range(9)), bits)
+    with pytest.raises(MalformedMessage):
+        Packer(bits, 9).add(words, bytes(packed_size(9, bits) + 1))
+    assert words.tolist() == list(range(9))
