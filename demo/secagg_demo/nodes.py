@@ -95,7 +95,11 @@ def lora_owner(port: int, recipe: Recipe, rate: float) -> dict[str, Any]:
             "seed": recipe.seed,
             "precision": recipe.precision,
         },
-        "round": {"rounds": recipe.rounds, "max_weight": 1},
+        "round": {
+            "rounds": recipe.rounds,
+            "max_weight": 1,
+            "server_rate": recipe.server_rate,
+        },
         "text": {"windows": 16},
     }
 

@@ -222,9 +222,17 @@ def _balanced(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return (largest * rows).float(), (rotated @ right.T * largest.T).float()
 
 
-def next_round(adapter: Adapter, mean_delta: Mapping[str, torch.Tensor]) -> Adapter:
-    """The owner's work between rounds: add the opened mean, then refactor."""
-    return refactor(add_delta(adapter, mean_delta))
+def next_round(
+    adapter: Adapter, mean_delta: Mapping[str, torch.Tensor], server_rate: float = 1.0
+) -> Adapter:
+    """The owner's work between rounds: add the opened mean times `server_rate`, then refactor.
+
+    A rate above 1 makes up for what the mean loses: what only one of n tenants learnt arrives
+    divided by n (the server's learning rate of Reddi et al. 2021, "Adaptive Federated
+    Optimization", with plain SGD as the server's optimiser).
+    """
+    scaled = {name: server_rate * part for name, part in mean_delta.items()}
+    return refactor(add_delta(adapter, scaled))
 
 
 def _adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from secagg_models.lora import LoraShape
 from secagg_models.train import Precision, Schedule, TrainingConfig
 
-# Five companies whose code bases differ: computer algebra, graphs, databases, plots, lexers.
-DEMO_PACKAGES = ("sympy", "networkx", "SQLAlchemy", "matplotlib", "Pygments")
+# Five companies whose code bases differ: graphs, databases, plots, data validation, fine-tuning.
+# All are dependencies of the demonstration, so they are pinned; none is in the standard library.
+DEMO_PACKAGES = ("networkx", "SQLAlchemy", "matplotlib", "pydantic", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +26,21 @@ class Recipe:
 
     packages: tuple[str, ...] = DEMO_PACKAGES
     rounds: int = 3
-    steps_per_round: int = 16
-    batch: int = 8
+    steps_per_round: int = 24
+    batch: int = 4
     context: int = 256
     rank: int = 16
     scaling: float = 1.0
     targets: tuple[str, ...] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
     )  # fmt: skip
-    rate_grid: tuple[float, ...] = (0.003, 0.01, 0.03)
+    rate_grid: tuple[float, ...] = (0.005, 0.01, 0.02)
     warmup_steps: int = 4
     decay_share: float = 0.5
     final_share: float = 0.1
-    test_windows: int = 96
-    validation_windows: int = 32
+    server_rate: float = 1.4
+    test_windows: int = 64
+    validation_windows: int = 24
     seed: int = 1
     precision: Precision = "auto"
 

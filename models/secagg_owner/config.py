@@ -108,6 +108,7 @@ class Round(Table):
     clip_margin: _Positive = 2.0
     max_weight: _Count = 1
     weight_unit: _Count = 1
+    server_rate: _Positive = 1.0
     max_colluders: Annotated[int, Field(ge=0)] | None = None
     share_threshold: _Count | None = None
     min_survivors: _Count | None = None

@@ -79,7 +79,7 @@ class LoraSubject:
     def step(self, mean: NDArray[np.float64]) -> None:
         """See `Subject`."""
         delta = unflatten(mean, delta_layout(self._current))
-        self._adapter = lora.next_round(self._current, delta)
+        self._adapter = lora.next_round(self._current, delta, self._config.round.server_rate)
         self._rounds_done += 1
 
     def evaluate(self) -> Mapping[str, float]:

@@ -106,6 +106,20 @@ def test_refactoring_keeps_the_product_and_makes_a_orthonormal(
         assert torch.all(strengths[:-1] >= strengths[1:] - 1e-6)
 
 
+def test_the_server_rate_scales_what_the_round_learnt_and_not_what_was_there(
+    tiny_model: Any, adapter: lora.Adapter, streams: list[Any]
+) -> None:
+    model = lora.attach(tiny_model, adapter)
+    start = lora.add_delta(adapter, _trained(model, adapter, streams[0]))
+    delta = _trained(model, start, streams[1])
+    plain, faster = lora.next_round(start, delta), lora.next_round(start, delta, 1.5)
+    for name in adapter.b:
+        learnt = plain.product(name) - start.product(name)
+        torch.testing.assert_close(
+            faster.product(name), start.product(name) + 1.5 * learnt, atol=1e-6, rtol=1e-5
+        )
+
+
 def test_refactoring_an_unused_or_skewed_adapter_keeps_its_rank_and_product(
     adapter: lora.Adapter,
 ) -> None:
