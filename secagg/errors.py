@@ -66,8 +66,8 @@ class MalformedMessage(ProtocolError):
 class FaultyParticipant(ProtocolError):
     """Proven to the aggregator: `participant` signed what no honest participant signs.
 
-    `evidence` holds SHA-256 digests of the signed messages that prove it (they stand in the
-    transcript); it never holds keys or shares.
+    `evidence` holds SHA-256 digests of the signed messages that prove it, for the host that keeps
+    what it received; it never holds keys or shares.
     """
 
     def __init__(

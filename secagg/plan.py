@@ -288,7 +288,7 @@ def _clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
             plan.layout.size <= _MAX_LENGTH,
             "split it",
         ),
-        ("the rotation seed is empty or 32 bytes", len(plan.rotation_seed) in (0, 32), "mend it"),
+        ("the rotation seed is empty", not plan.rotation_seed, "rotations are not built yet"),
     )
 
 
