@@ -1,7 +1,7 @@
 """A process that trains and measures comparison arms: jobs in on stdin, results out on stdout.
 
 One JSON object a line each way. A job says where its adapter comes from (the start, a file, the
-mean of files, or training), whether to keep it, and on whose held-out text to measure it:
+owner's step over files, or training), whether to keep it, and on whose held-out text to measure it:
 
     {"job": "local:sympy", "from": {"train": ["sympy"], "rate": 0.01, "steps": 48},
      "save": "arms/local-sympy.safetensors", "split": "test", "on": ["sympy", "networkx"]}
@@ -13,7 +13,6 @@ the comparison alone.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -68,11 +67,17 @@ class Worker:
             case {"file": path}:
                 return self._load(path)
             case {"mean": paths}:
-                return _mean([self._load(path) for path in paths])
+                return self._owners_step([self._load(path) for path in paths])
             case {"train": tenants, "rate": rate, "steps": steps}:
                 return self._train(job["job"], tenants, rate, steps)
             case other:
                 raise ValueError(f"a job cannot begin from {other!r}")
+
+    def _owners_step(self, adapters: Sequence[lora.Adapter]) -> lora.Adapter:
+        """What the owner makes of one round in which tenants learnt these adapters."""
+        deltas = [lora.delta_of(adapter.b, self._start) for adapter in adapters]
+        mean = arms.plain_mean(deltas, [1.0] * len(deltas))
+        return lora.next_round(self._start, mean, self._recipe.server_rate)
 
     def _train(self, job: str, tenants: Sequence[str], rate: float, steps: int) -> lora.Adapter:
         streams = [self._stream(tenant, "train") for tenant in tenants]
@@ -96,12 +101,6 @@ class Worker:
             files = self._corpora[tenant].part(split)
             self._streams[tenant, split] = encode(tenant, files, self._base.tokenizer)
         return self._streams[tenant, split]
-
-
-def _mean(adapters: Sequence[lora.Adapter]) -> lora.Adapter:
-    first = adapters[0]
-    mean = arms.plain_mean([adapter.b for adapter in adapters], [1.0] * len(adapters))
-    return dataclasses.replace(first, b=mean)
 
 
 def read_recipe(fields: dict[str, Any]) -> Recipe:

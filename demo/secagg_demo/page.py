@@ -69,7 +69,7 @@ def render(result: DemoResult, evidence: Path) -> str:
         _timeline(result),
         _rounds(result),
         _secrecy(result, evidence),
-        *([] if result.comparison is None else [_rates(result.comparison)]),
+        *([] if result.comparison is None else [_rates(result.comparison, result.parameters)]),
         *([_texts(result)] if result.texts else []),
         _parameters(result),
     ]
@@ -267,7 +267,7 @@ def _secrecy(result: DemoResult, evidence: Path) -> str:
     )
 
 
-def _rates(comparison: Comparison) -> str:
+def _rates(comparison: Comparison, parameters: Mapping[str, Any]) -> str:
     rates, chosen = comparison.rates, comparison.rates.chosen
     rows = "".join(
         f"<tr><td>{plots.ARM_NAMES[arm]}</td>"
@@ -278,12 +278,15 @@ def _rates(comparison: Comparison) -> str:
         + "</tr>"
         for arm, losses in rates.validation.items()
     )
+    step = parameters.get("recipe", {}).get("server_rate", 1.0)
     head = _head("arm", *(f"rate {rate:g}" for rate in rates.grid))
     return (
         "<section><h2>Learning rates</h2><p>Each arm takes the best rate of one grid by mean loss "
         f"on validation text after a pilot: the first {rates.pilot_steps} steps of its own "
-        "training. The federated arm's pilot is one round of that length (the mean of the local "
-        "pilots). The test text plays no part in it.</p>"
+        "training. The federated arm's pilot is one round of that length over the local pilots. "
+        "The test text plays no part in it.</p>"
+        f"<p>Between rounds the owner steps {step:g} times the mean of the tenants' updates (the "
+        "recipe's server rate): what only one of N tenants learnt arrives divided by N.</p>"
         f"<table>{head}{rows}</table></section>"
     )
 
