@@ -109,12 +109,18 @@ class Arms:
     ) -> Comparison:
         """All arms but the federated one are trained here; that one comes as a file per round."""
         chosen = rates.chosen
-        base, central, local, rounds = await asyncio.gather(
-            self.pool.run(Job("base", "start", "test", self.tenants)),
-            self._centralised(chosen["centralised"]),
-            asyncio.gather(*(self._local(t, chosen["local_only"]) for t in self.tenants)),
-            self._federated(adapters),
-        )
+        # The longest job first, so that no worker idles at the end.
+        jobs = [
+            asyncio.ensure_future(self._centralised(chosen["centralised"])),
+            asyncio.ensure_future(self.pool.run(Job("base", "start", "test", self.tenants))),
+            *(asyncio.ensure_future(self._local(t, chosen["local_only"])) for t in self.tenants),
+        ]
+        try:
+            rounds = await self._federated(adapters)
+            central, base, *local = await asyncio.gather(*jobs)
+        finally:
+            for job in jobs:
+                job.cancel()
         results = tuple(
             TenantResult(
                 tenant=tenant,
