@@ -424,8 +424,9 @@ class Aggregator:
 
     def _close_if_complete(self, now: float) -> list[AggregatorOutput]:
         """Close the step if nothing more is needed, and every following one that is empty."""
-        done = {key[1] for key in self._messages if key[0] == _LAST_LABEL[self.step]}
-        if self._over or not (self._waiting <= done or self._can_open()):
+        label = _LAST_LABEL[self.step]
+        complete = all((label, index) in self._messages for index in self._waiting)
+        if self._over or not (complete or self._can_open()):
             return []
         try:
             return self._closers[self.step](self, now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import struct
 import unicodedata
+from functools import lru_cache
 from typing import Self
 
 from secagg.errors import ConfigError, MalformedMessage
@@ -47,6 +48,7 @@ def text(value: str) -> bytes:
     return blob(data)
 
 
+@lru_cache(maxsize=256)
 def tag(name: str) -> bytes:
     """The record's type, or a separator between parts of it."""
     return blob(name.encode("ascii"))

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from secagg.canonical import Reader, Writer
+from secagg.canonical import Reader, Writer, blob
 from secagg.errors import ConfigError, MalformedMessage
 from secagg.secret import Randomness, Seed
 
@@ -41,10 +41,12 @@ def sha256(*parts: bytes) -> bytes:
 
 def labelled_hash(label: str, context: bytes, *fields: bytes) -> bytes:
     """A hash for one purpose in one round: fields are length-prefixed, so they cannot run over."""
-    writer = Writer().tag("secagg/1 hash").tag(label).fixed(context, 32)
-    for field in fields:
-        writer.blob(field)
-    return sha256(writer.finish())
+    return sha256(_hash_head(label, context), *map(blob, fields))
+
+
+@lru_cache(maxsize=64)
+def _hash_head(label: str, context: bytes) -> bytes:
+    return Writer().tag("secagg/1 hash").tag(label).fixed(context, 32).finish()
 
 
 def signing_input(suite: str, label: str, sender: str, context: bytes, body: bytes) -> bytes:
