@@ -11,8 +11,8 @@ the child's end, with a deadline.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
+import os
 import signal
 import sys
 import time
@@ -29,7 +29,6 @@ _T = TypeVar("_T")
 Fields = Mapping[str, Any]
 Listener = Callable[["Child", "Event"], None]
 _LINE_LIMIT = 1 << 22
-_PR_SET_PDEATHSIG = 1
 _GENTLE_END_S = 5.0
 
 
@@ -158,13 +157,12 @@ class Children:
     ) -> Child:
         """Start a process; what it prints goes to LOGS/NAME.log (appended after a restart)."""
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *_leash(command),
             env=dict(environment),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=_LINE_LIMIT,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         if process.stdin is None or process.stdout is None:
             raise ProcessFailed(f"{name} was started without pipes")
@@ -239,6 +237,9 @@ async def until_signal(work: Coroutine[object, object, _T]) -> _T:
         raise KeyboardInterrupt from None
 
 
-def _die_with_parent() -> None:
-    """Runs in the child between fork and exec."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _leash(command: Sequence[str]) -> list[str]:
+    """The command, behind the launcher that lets it die with this process."""
+    if sys.platform != "linux":
+        return list(command)
+    launcher = Path(__file__).with_name("leashed.py")
+    return [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *command]
