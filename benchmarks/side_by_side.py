@@ -102,15 +102,18 @@ def main() -> int:
     options = _parser().parse_args()
     peers = dict(entry.split("=", 1) for entry in options.peer or _lines("SECAGG_BENCH_PEERS"))
     cases = [Case.parse(text) for text in options.case or CASES]
-    results = [(case, measure(case, peers, options.turns)) for case in cases]
     limits = run_json(shlex.split(options.limits)) if options.limits else None
-    report = markdown(results, list(peers), options.turns)
-    print(report)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "results.md").write_text(report)
-    (OUT / "results.json").write_text(json.dumps(as_json(results, limits), indent=1))
-    if options.record:
-        RECORD.write_text(report)
+    results: list[tuple[Case, dict[str, Figures]]] = []
+    report = ""
+    for case in cases:
+        results.append((case, measure(case, peers, options.turns)))
+        report = markdown(results, list(peers), options.turns)
+        (OUT / "results.md").write_text(report)
+        (OUT / "results.json").write_text(json.dumps(as_json(results, limits), indent=1))
+        if options.record:
+            RECORD.write_text(report)
+    print(report)
     return 0
 
 
