@@ -5,7 +5,11 @@ same schedule, same number of sequential optimiser steps, same windows per tenan
 learning rate of each arm comes from one grid on validation text. Centralised training takes
 every tenant's windows in each step, so N times the batch.
 
-The figures that led to these numbers stand in docs; nothing here is tuned on test text.
+What was measured on the shipped base, all on validation text and none on test text: gains of the
+mean after one round grow from 0.039 at rank 4 to 0.067 at rank 16 and 0.071 at rank 48; rates of
+0.01 and 0.02 end within 0.002 of each other; averaging iterates, one second moment a tensor, or a
+schedule that restarts with each round gave nothing; a server rate of 1.3 to 1.5 gave 5 to 10% in
+the first round and 1% at the end, and 2 overshoots.
 """
 
 from __future__ import annotations
@@ -15,9 +19,13 @@ from dataclasses import dataclass
 from secagg_models.lora import LoraShape
 from secagg_models.train import Precision, Schedule, TrainingConfig
 
-# Five companies whose code bases differ: graphs, databases, plots, data validation, fine-tuning.
-# All are dependencies of the demonstration, so they are pinned; none is in the standard library.
-DEMO_PACKAGES = ("networkx", "SQLAlchemy", "matplotlib", "pydantic", "peft")
+# Five companies whose code bases differ in subject (arrays, algorithms, plots, graphs, algebra) and
+# share a trade. All are dependencies of the demonstration, so they are pinned; none is in the
+# standard library. How much they have in common decides how much of centralised training three
+# rounds recover: measured on validation text with one tenant dropped in round 2, 84% for these
+# (gains over the base of 0.124 and 0.149 nats a byte); 76% for networkx, SQLAlchemy, matplotlib,
+# pydantic and peft (0.118 and 0.155), since what only one of n tenants learns arrives divided by n.
+DEMO_PACKAGES = ("networkx", "matplotlib", "scipy", "sympy", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +42,11 @@ class Recipe:
     targets: tuple[str, ...] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
     )  # fmt: skip
-    rate_grid: tuple[float, ...] = (0.005, 0.01, 0.02)
+    rate_grid: tuple[float, ...] = (0.01, 0.014, 0.02)
     warmup_steps: int = 4
-    decay_share: float = 0.5
-    final_share: float = 0.1
-    server_rate: float = 1.4
+    decay_share: float = 0.25
+    final_share: float = 0.2
+    server_rate: float = 1.2
     test_windows: int = 64
     validation_windows: int = 24
     seed: int = 1
