@@ -55,7 +55,9 @@ def test_rounds_are_stretches_of_one_schedule() -> None:
     assert config.first_step == 3
     assert config.schedule.total_steps == 6
     assert whole[0] < whole[2]
-    assert whole == [train.Schedule(6, 4, 0.5, 0.1).factor(step) for step in range(6)]
+    assert whole == [
+        train.Schedule(6, 4, TINY.decay_share, TINY.final_share).factor(step) for step in range(6)
+    ]
 
 
 def test_the_schedule_warms_up_holds_and_decays_to_its_share() -> None:
