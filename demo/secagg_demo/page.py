@@ -161,9 +161,9 @@ def _evaluation(comparison: Comparison) -> str:
         "round, and where the other arms ended (dashed). Each plot has its own scale.</p>"
         f"{plots.losses_over_rounds(comparison)}"
         f"<p>The federated adapter recovers <b>{100 * comparison.recovered:.1f}%</b> of the mean "
-        "gain of centralised training over the base. The share depends on how much the tenants' texts "
-        "have in common, since what only one of N tenants learns arrives divided by N; the recipe's "
-        "source names the measurements by which these packages were chosen.</p></section>"
+        "gain of centralised training over the base. The share depends on how much the tenants' "
+        "texts have in common, since what only one of N tenants learns arrives divided by N; the "
+        "recipe's source names the measurements by which these packages were chosen.</p></section>"
     )  # fmt: skip
 
 
