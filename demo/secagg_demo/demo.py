@@ -30,7 +30,7 @@ from secagg_demo.site import COORDINATOR, OWNER, Site, enrol
 from secagg_demo.texts import TenantText
 from secagg_models.recipe import Recipe
 
-PILOT_STEPS = 12
+PILOT_STEPS = 8
 _SLOW_BYTES_PER_SECOND = 180_000
 _SUM_S = 120.0
 _END_S = 120.0
