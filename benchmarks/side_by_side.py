@@ -17,7 +17,8 @@ prints one JSON object as the last line of stdout:
 
 `--limits COMMAND` adds that command's JSON to the report: what the machine itself can do.
 Environment variables SECAGG_BENCH_PEERS (one NAME=COMMAND a line) and SECAGG_BENCH_LIMITS do the
-same as the options. Results go to build/bench, with `--record` to benchmarks/RESULTS.md as well.
+same as the options. Results go to build/bench, with `--record` to benchmarks/RESULTS.md as well;
+with `--keep` cases that were measured before stay beside those that are measured now.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,83 +65,89 @@ class Case:
         )
 
     def __str__(self) -> str:
-        return f"n = {self.tenants}, d = {self.length:,}, dropout {self.dropout:.0%}"
+        bits = f", {self.value_bits} bits" if self.value_bits != 16 else ""
+        return f"n = {self.tenants}, d = {self.length:,}, dropout {self.dropout:.0%}{bits}"
 
 
-@dataclass
+CASES = ("10:1e5", "10:1e6", "10:1e6:0.2", "20:1e6", "10:1e7", "50:1e6:0.2")
+
+
+@dataclass(frozen=True)
 class Figures:
-    """What one system took for one case; every list has an entry for each turn."""
+    """What one system took for one case: what its command printed in each turn."""
 
-    client_cpu_s: list[float] = field(default_factory=list)
-    server_cpu_s: list[float] = field(default_factory=list)
-    bytes_up: float = 0.0
-    facts: list[Facts] = field(default_factory=list)
-
-    def add(self, client: float, server: float, bytes_up: float, facts: Facts) -> None:
-        """The figures of one turn."""
-        self.client_cpu_s.append(client)
-        self.server_cpu_s.append(server)
-        self.bytes_up = bytes_up
-        self.facts.append(facts)
+    turns: list[Facts]
 
     @property
     def client_ms(self) -> float:
         """Median over turns."""
-        return statistics.median(self.client_cpu_s) * 1e3
+        return self._cpu("client_cpu_s", "tenant_cpu_s") * 1e3
 
     @property
     def server_ms(self) -> float:
         """Median over turns."""
-        return statistics.median(self.server_cpu_s) * 1e3
+        return self._cpu("server_cpu_s", "coordinator_cpu_s") * 1e3
+
+    @property
+    def bytes_up(self) -> float:
+        """All that one client sends, over the length."""
+        last = self.turns[-1]
+        if "wire_bytes" not in last:
+            return float(last["bytes_up_per_param"])
+        return float(sum(step["up"] for step in last["wire_bytes"].values()) / last["length"])
+
+    def median(self, key: str) -> float:
+        """Median over turns of any figure."""
+        return _median([facts[key] for facts in self.turns])
+
+    def _cpu(self, theirs: str, ours: str) -> float:
+        found = [facts[theirs] if theirs in facts else facts[ours] for facts in self.turns]
+        return _median([one["median"] if isinstance(one, dict) else one for one in found])
 
 
-CASES = ("10:1e5", "10:1e6", "10:1e6:0.2", "20:1e6", "10:1e7")
+def _median(values: list[float]) -> float:
+    return statistics.median(values)
 
 
 def main() -> int:
     """Measure, print the table, write it down."""
     options = _parser().parse_args()
     peers = dict(entry.split("=", 1) for entry in options.peer or _lines("SECAGG_BENCH_PEERS"))
-    cases = [Case.parse(text) for text in options.case or CASES]
-    limits = run_json(shlex.split(options.limits)) if options.limits else None
     OUT.mkdir(parents=True, exist_ok=True)
-    results: list[tuple[Case, dict[str, Figures]]] = []
-    report = ""
-    for case in cases:
-        results.append((case, measure(case, peers, options.turns)))
-        report = markdown(results, list(peers), options.turns)
+    kept = OUT / "results.json"
+    results: Facts = json.loads(kept.read_text()) if options.keep and kept.exists() else {}
+    if options.limits:
+        results["limits"] = run_json(shlex.split(options.limits))
+    cases = results.setdefault("cases", {})
+    for text in options.case or CASES:
+        case = Case.parse(text)
+        turns = measure(case, peers, options.turns)
+        cases[text] = {
+            "machine": machine(), "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[2],
+            "turns": turns,
+        }  # fmt: skip
+        kept.write_text(json.dumps(results, indent=1))
+        report = markdown({Case.parse(key): entry for key, entry in cases.items()})
         (OUT / "results.md").write_text(report)
-        (OUT / "results.json").write_text(json.dumps(as_json(results, limits), indent=1))
         if options.record:
             RECORD.write_text(report)
-    print(report)
+    print((OUT / "results.md").read_text())
     return 0
 
 
-def measure(case: Case, peers: dict[str, str], turns: int) -> dict[str, Figures]:
-    """Ours and every peer, in turns."""
-    figures = {name: Figures() for name in ("ours", *peers)}
+def measure(case: Case, peers: dict[str, str], turns: int) -> dict[str, list[Facts]]:
+    """What ours and every peer print, in turns."""
+    printed: dict[str, list[Facts]] = {name: [] for name in ("secagg", *peers)}
     for turn in range(1, turns + 1):
         _say(f"{case}: turn {turn} of {turns}: ours")
         facts = run_json(our_command(case))
         if not facts["exact"]:
             raise SystemExit("the opened sum was wrong: these figures mean nothing")
-        figures["ours"].add(
-            facts["tenant_cpu_s"],
-            facts["coordinator_cpu_s"],
-            sum(step["up"] for step in facts["wire_bytes"].values()) / case.length,
-            facts,
-        )
+        printed["secagg"].append(facts)
         for name, command in peers.items():
             _say(f"{case}: turn {turn} of {turns}: {name}")
-            facts = run_json([*shlex.split(command), *peer_arguments(case)])
-            figures[name].add(
-                _median_of(facts["client_cpu_s"]),
-                _median_of(facts["server_cpu_s"]),
-                facts["bytes_up_per_param"],
-                facts,
-            )
-    return figures
+            printed[name].append(run_json([*shlex.split(command), *peer_arguments(case)]))
+    return printed
 
 
 def our_command(case: Case) -> list[str]:
@@ -170,39 +177,44 @@ def run_json(command: Sequence[str]) -> Facts:
     return facts
 
 
-def markdown(results: list[tuple[Case, dict[str, Figures]]], peers: list[str], turns: int) -> str:
+def markdown(results: dict[Case, Facts]) -> str:
     """The report: one line for each case and system."""
+    figures = {
+        case: {name: Figures(turns) for name, turns in entry["turns"].items()}
+        for case, entry in results.items()
+    }
     lines = [
         "# Side by side",
         "",
-        f"Measured by `benchmarks/side_by_side.py` on {time.strftime('%Y-%m-%d')}: {machine()}.",
-        f"Medians of {turns} turns in which the systems followed each other; process CPU (user and",
-        "system) of one client and of the server over one whole round; the last column has the",
-        "peer's client and server over ours. Compare within a case: the machine is shared and its",
-        f"load was {os.getloadavg()[2]:.0f} when this was written.",
+        f"Measured by `benchmarks/side_by_side.py`: {'; '.join(_places(results))}.",
+        "Process CPU (user and system) of one client and of the server over one whole round,",
+        "medians of turns in which the systems followed each other; the last column is the peer's",
+        "client and server over ours. Compare within a case: the machine is shared.",
         "",
-        "| case | system | client CPU ms | server CPU ms | bytes up a value | times ours |",
-        "|---|---|---:|---:|---:|---|",
+        "| case | turns | system | client CPU ms | server CPU ms | bytes up a value | times ours |",
+        "|---|---:|---|---:|---:|---:|---|",
     ]
-    for case, figures in results:
-        ours = figures["ours"]
-        bits = f", {case.value_bits} bits" if case.value_bits != 16 else ""
-        lines.append(
-            f"| {case}{bits} | secagg {ours.facts[0]['version']} | {ours.client_ms:,.1f} "
-            f"| {ours.server_ms:,.1f} | {ours.bytes_up:.3f} | |"
-        )
-        for name in peers:
-            peer = figures[name]
-            version = peer.facts[0].get("version", "")
-            ratio = f"{peer.client_ms / ours.client_ms:.1f}, {peer.server_ms / ours.server_ms:.1f}"
+    for case, systems in figures.items():
+        ours = systems["secagg"]
+        for name, one in systems.items():
+            version = one.turns[0].get("version", "")
+            ratio = f"{one.client_ms / ours.client_ms:.1f}, {one.server_ms / ours.server_ms:.1f}"
             lines.append(
-                f"| | {name} {version} | {peer.client_ms:,.1f} | {peer.server_ms:,.1f} "
-                f"| {peer.bytes_up:.3f} | {ratio} |"
+                f"| {case if one is ours else ''} | {len(one.turns)} | {name} {version} "
+                f"| {one.client_ms:,.1f} | {one.server_ms:,.1f} | {one.bytes_up:.3f} "
+                f"| {'' if one is ours else ratio} |"
             )
-    return "\n".join([*lines, "", *_our_own(results), ""])
+    return "\n".join([*lines, "", *_our_own(figures), ""])
 
 
-def _our_own(results: list[tuple[Case, dict[str, Figures]]]) -> list[str]:
+def _places(results: dict[Case, Facts]) -> list[str]:
+    """Where and when, without repetitions."""
+    return list(
+        dict.fromkeys(f"{entry['date']} on {entry['machine']}" for entry in results.values())
+    )
+
+
+def _our_own(figures: dict[Case, dict[str, Figures]]) -> list[str]:
     lines = [
         "Masks and memory of the same runs. `fraction` is keystream made and added over what",
         "AES-256-CTR alone reaches at that moment, one core.",
@@ -210,38 +222,15 @@ def _our_own(results: list[tuple[Case, dict[str, Figures]]]) -> list[str]:
         "| case | GB/s | AES-CTR GB/s | fraction | tenant MiB | coordinator MiB | all parties s |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for case, figures in results:
-        facts = figures["ours"].facts
-        one = {key: statistics.median(f[key] for f in facts) for key in _OWN}
+    for case, systems in figures.items():
+        ours = systems["secagg"]
         lines.append(
-            f"| {case} | {one['keystream_gb_s']:.2f} | {one['aes_ctr_gb_s']:.2f} "
-            f"| {one['keystream_fraction']:.2f} | {one['tenant_peak_rss_mb']:,.0f} "
-            f"| {one['coordinator_peak_rss_mb']:,.0f} | {one['process_cpu_s']:.2f} |"
+            f"| {case} | {ours.median('keystream_gb_s'):.2f} | {ours.median('aes_ctr_gb_s'):.2f} "
+            f"| {ours.median('keystream_fraction'):.2f} | {ours.median('tenant_peak_rss_mb'):,.0f} "
+            f"| {ours.median('coordinator_peak_rss_mb'):,.0f} "
+            f"| {ours.median('process_cpu_s'):.2f} |"
         )
     return lines
-
-
-_OWN = (
-    "keystream_gb_s",
-    "aes_ctr_gb_s",
-    "keystream_fraction",
-    "tenant_peak_rss_mb",
-    "coordinator_peak_rss_mb",
-    "process_cpu_s",
-)
-
-
-def as_json(results: list[tuple[Case, dict[str, Figures]]], limits: Facts | None) -> Facts:
-    """Everything that was printed by anybody."""
-    return {
-        "machine": machine(),
-        "load": os.getloadavg(),
-        "limits": limits,
-        "cases": [
-            {"case": vars(case), "turns": {name: one.facts for name, one in figures.items()}}
-            for case, figures in results
-        ],
-    }
 
 
 def machine() -> str:
@@ -255,10 +244,6 @@ def machine() -> str:
         f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}"
     )
-
-
-def _median_of(value: float | dict[str, float]) -> float:
-    return value["median"] if isinstance(value, dict) else value
 
 
 def _lines(variable: str) -> list[str]:
@@ -279,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case", action="append", metavar="N:D[:F[:B]]", help=f"default: {' '.join(CASES)}"
     )
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--keep", action="store_true", help="add to what build/bench has")
     parser.add_argument("--record", action="store_true", help="write benchmarks/RESULTS.md too")
     return parser
 
