@@ -105,7 +105,7 @@ def test_metadata_holds_step_and_clause_and_nothing_else(kind: type[SecaggError]
     assert status.code == STATUS[kind].value[0]
 
 
-def test_the_codes_are_those_that_nodes_md_promises() -> None:
+def test_the_codes_are_the_promised_ones() -> None:
     promised = {
         refusals.WrongStep: grpc.StatusCode.FAILED_PRECONDITION,
         errors.TooFewSurvivors: grpc.StatusCode.ABORTED,
