@@ -5,11 +5,12 @@ same schedule, same number of sequential optimiser steps, same windows per tenan
 learning rate of each arm comes from one grid on validation text. Centralised training takes
 every tenant's windows in each step, so N times the batch.
 
-What was measured on the shipped base, on validation text (the choice of companies below came after a
-whole run's test figures; nothing else did): gains of the mean after one round grow from 0.039 at rank 4 to 0.067 at rank 16 and 0.071 at rank 48; rates of
-0.01 and 0.02 end within 0.002 of each other; averaging iterates, one second moment a tensor, or a
-schedule that restarts with each round gave nothing; a server rate of 1.3 to 1.5 gave 5 to 10% in
-the first round and 1% at the end, and 2 overshoots.
+What was measured on the shipped base, on validation text (the choice of companies below came
+after a whole run's test figures; nothing else did): gains of the mean after one round grow from
+0.039 at rank 4 to 0.067 at rank 16 and 0.071 at rank 48; rates of 0.01 and 0.02 end within 0.002
+of each other; averaging iterates, one second moment a tensor, or a schedule that restarts with
+each round gave nothing; a server rate of 1.3 to 1.5 gave 5 to 10% in the first round and 1% at
+the end, and 2 overshoots.
 """
 
 from __future__ import annotations
