@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secagg.aggregator import Aggregator, MemorySpool, Result, Spool
+    from secagg.aggregator import Aggregator
     from secagg.encoding import ErrorFeedback, Quantiser
     from secagg.errors import (
         ConfigError,
@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from secagg.participant import Participant
     from secagg.plan import Deadlines, RoundPlan
     from secagg.policy import Policy
+    from secagg.result import Result
     from secagg.secret import SealKey
+    from secagg.spool import MemorySpool, Spool
     from secagg.transcript import Verified, verify_transcript
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "secagg.aggregator": "Aggregator MemorySpool Result Spool",
+    "secagg.aggregator": "Aggregator",
     "secagg.encoding": "ErrorFeedback Quantiser",
     "secagg.errors": (
         "ConfigError DeadlineExpired FaultyCoordinator FaultyParticipant "
@@ -57,7 +59,9 @@ _HOMES = {
     "secagg.participant": "Participant",
     "secagg.plan": "Deadlines RoundPlan",
     "secagg.policy": "Policy",
+    "secagg.result": "Result",
     "secagg.secret": "SealKey",
+    "secagg.spool": "MemorySpool Spool",
     "secagg.transcript": "Verified verify_transcript",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -14,21 +14,14 @@ want to know recompute it from the transcript.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import combinations
-from typing import ClassVar, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from secagg import checks, merkle, suite
 from secagg.checks import Directory, Setting, View
-from secagg.encoding import Quantiser, from_ring
+from secagg.cover import minimum_cover
 from secagg.errors import (
     FaultyParticipant,
-    FaultyParticipantOrCoordinator,
     MalformedMessage,
     ProtocolError,
     RoundAborted,
@@ -38,6 +31,7 @@ from secagg.errors import (
     UsageError,
 )
 from secagg.identity import Roster
+from secagg.intake import Accumulator, Incoming
 from secagg.messages import (
     BODIES,
     Acknowledge,
@@ -59,125 +53,15 @@ from secagg.messages import (
     decode_message,
 )
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
-from secagg.packing import Packer
 from secagg.participant_steps import bundle_bytes
 from secagg.plan import RoundPlan
-from secagg.prg import Words, chunk_coordinates, word_dtype
 from secagg.records import encode
-from secagg.scheme import LeafPlace, leaf_places, scheme_of, upload_bytes
+from secagg.result import Result
+from secagg.scheme import leaf_places, scheme_of, upload_bytes
 from secagg.secret import Share
 from secagg.shamir import parse_share
+from secagg.spool import Spool
 from secagg.transcript import TranscriptWriter
-
-_EXACT_COVER = 14
-
-
-class Spool(Protocol):
-    """Where the bytes of uploads wait. An error of `append` fails that upload and nothing else."""
-
-    def append(self, participant: str, data: bytes) -> None:
-        """Add bytes at the end of a participant's upload."""
-
-    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
-        """The upload again, in pieces of the given sizes."""
-
-    def discard(self, participant: str) -> None:
-        """Forget an upload."""
-
-
-class MemorySpool:
-    """A spool for tests and simulations; it keeps the very bytes that it is given."""
-
-    def __init__(self) -> None:
-        self._uploads: dict[str, list[bytes]] = {}
-
-    def append(self, participant: str, data: bytes) -> None:
-        """See `Spool`."""
-        self._uploads.setdefault(participant, []).append(data)
-
-    def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
-        """See `Spool`."""
-        given = iter(self._uploads.get(participant, ()))
-        rest = memoryview(b"")
-        for size in sizes:
-            parts: list[memoryview] = []
-            while size:
-                rest = rest or memoryview(next(given))
-                parts.append(rest[:size])
-                size, rest = size - len(parts[-1]), rest[size:]
-            yield parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def discard(self, participant: str) -> None:
-        """See `Spool`."""
-        self._uploads.pop(participant, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The opened sum over `survivors`.
-
-    `level_sum` is (d,) int64: the exact sum of the survivors' quantised, weighted contributions.
-    `total_weight` is the exact sum of their weights.
-    """
-
-    survivors: tuple[str, ...]
-    level_sum: NDArray[np.int64]
-    total_weight: int
-    quantiser: Quantiser
-    max_weight: int
-
-    def sum(self) -> NDArray[np.float64]:
-        """sum_i w_i x_i up to quantisation, (d,) float64."""
-        return self.quantiser.decode(self.level_sum) * self.max_weight
-
-    def mean(self) -> NDArray[np.float64]:
-        """The weighted mean sum_i w_i x_i / sum_i w_i, (d,) float64."""
-        total: NDArray[np.float64] = self.sum()
-        total /= self.total_weight
-        return total
-
-
-@dataclass(slots=True)
-class _Incoming:
-    """One running upload: leaf hashes as bytes arrive, whatever the size of the pieces."""
-
-    places: tuple[LeafPlace, ...]
-    hashes: list[bytes] = field(default_factory=list)
-    received: int = 0
-    filled: int = 0
-    digest: hashlib._Hash = field(default_factory=lambda: hashlib.sha256(b"\0"))
-
-    def check(self, data: bytes) -> list[tuple[memoryview, bool]]:
-        """`data` cut at leaf borders: (piece, whether it ends its leaf). Changes nothing (C17).
-
-        Raises:
-            MalformedMessage: too long, or bits are set after a vector's last value.
-        """
-        pieces: list[tuple[memoryview, bool]] = []
-        rest, number, filled = memoryview(data), len(self.hashes), self.filled
-        while rest:
-            if number == len(self.places):
-                raise MalformedMessage("the upload is longer than its header", step=_UPLOAD)
-            place = self.places[number]
-            piece, rest = rest[: place.size - filled], rest[place.size - filled :]
-            ends = filled + len(piece) == place.size
-            used = place.count * place.bits % 8
-            if ends and used and piece[-1] >> used:
-                raise MalformedMessage("bits after the last value are not 0", step=_UPLOAD)
-            pieces.append((piece, ends))
-            number, filled = (number + 1, 0) if ends else (number, filled + len(piece))
-        return pieces
-
-    def take(self, pieces: list[tuple[memoryview, bool]]) -> None:
-        """Hash pieces that `check` has cut."""
-        for piece, ends in pieces:
-            self.digest.update(piece)
-            self.received += len(piece)
-            self.filled += len(piece)
-            if ends:
-                self.hashes.append(self.digest.digest())
-                self.digest, self.filled = hashlib.sha256(b"\0"), 0
-
 
 _UPLOAD = Step.MASKED_INPUT
 
@@ -210,10 +94,9 @@ class Aggregator:
         self._started = False
         self._waiting: set[int] = set(range(plan.n))
         self._messages: dict[tuple[str, int], Signed | ShareKeys] = {}
-        self._incoming: dict[int, _Incoming] = {}
+        self._incoming: dict[int, Incoming] = {}
         self._shares: dict[int, dict[int, Share]] = {}
-        self._words = [np.zeros(length, word_dtype(bits)) for length, bits in plan.vectors]
-        self._packers = [Packer(bits, chunk_coordinates(bits)) for _, bits in plan.vectors]
+        self._sum = Accumulator(plan)
         self._transcript = TranscriptWriter(plan, roster)
         self._public_keys: set[bytes] = set()
         self._directory_message = KeyDirectory(())
@@ -376,7 +259,7 @@ class Aggregator:
             raise ProtocolError(
                 f"the upload announces {header.length} bytes, the plan has {size}", step=_UPLOAD
             )
-        self._incoming[signed.sender] = _Incoming(leaf_places(self.plan))
+        self._incoming[signed.sender] = Incoming(leaf_places(self.plan))
         return []
 
     def _on_upload_commitment(self, signed: Signed) -> list[AggregatorOutput]:
@@ -389,7 +272,8 @@ class Aggregator:
             raise ProtocolError(f"{received} of {size} bytes have arrived", step=_UPLOAD)
         if merkle.root(incoming.hashes) != commitment.root:  # C17
             raise ProtocolError("the upload's bytes are not those committed to", step=_UPLOAD)
-        self._fold(self.plan.cohort[signed.sender])
+        sizes = (place.size for place in leaf_places(self.plan))
+        self._sum.add(self._spool.read(self.plan.cohort[signed.sender], sizes))
         del self._incoming[signed.sender]
         self._waiting.discard(signed.sender)
         return []
@@ -622,23 +506,13 @@ class Aggregator:
     def _is_body(self, dealer: int, digest: bytes) -> bool:
         return dealer in self._leaves and self._leaves[dealer].body.digest == digest
 
-    def _running_upload(self, sender: str) -> _Incoming:
+    def _running_upload(self, sender: str) -> Incoming:
         index = self.plan.index(sender)
         incoming = None if index is None else self._incoming.get(index)
         waited_for = self.step is _UPLOAD and index in self._waiting and not self._over
         if incoming is None or not waited_for:
             raise ProtocolError(f"no upload of {sender!r} is announced and running", step=_UPLOAD)
         return incoming
-
-    def _fold(self, participant: str) -> None:
-        """Add a verified upload to the sum."""
-        places = leaf_places(self.plan)
-        packed = self._spool.read(participant, (place.size for place in places))
-        for place, leaf in zip(places, packed, strict=True):
-            self._packers[place.vector].add(self._slice(place), leaf)
-
-    def _slice(self, place: LeafPlace) -> Words:
-        return self._words[place.vector][place.start : place.start + place.count]
 
     def _checked_answers(self, signed: Signed, body: Unmask) -> dict[int, Share]:
         """The shares of one answer, which are what the dealers committed to (C25)."""
@@ -673,10 +547,8 @@ class Aggregator:
         survivors = self._survivor_indices
         opener = self._scheme.opener(self.plan, keys, commitments, survivors, self._shares)
         self._shares.clear()
-        for place in leaf_places(self.plan):
-            opener.open(self._slice(place), place)
         names = tuple(self.plan.cohort[index] for index in sorted(survivors))
-        return read_sum(self.plan, names, self._words)
+        return self._sum.open(opener, names)
 
 
 _LAST_LABEL = {
@@ -687,62 +559,3 @@ _LAST_LABEL = {
     Step.CONSISTENCY_CHECK: Survivors.LABEL,
     Step.UNMASK: Unmask.LABEL,
 }
-
-
-def read_sum(plan: RoundPlan, survivors: tuple[str, ...], words: list[Words]) -> Result:
-    """Decode opened ring words, with the guard bits as an alarm (C27).
-
-    Raises:
-        FaultyParticipantOrCoordinator: a coordinate is beyond what honest survivors can sum to.
-    """
-    levels = np.empty(plan.layout.size, np.int64)
-    bound = len(survivors) * plan.quantiser.max_level
-    beyond = 0
-    for place in leaf_places(plan):
-        if place.vector == 0:
-            part = slice(place.start, place.start + place.count)
-            opened = from_ring(words[0][part], plan.ring_bits, out=levels[part])
-            if opened.max() > bound or opened.min() < -bound:
-                # No abs(): that of -2^63, a possible value in a ring of 64 bits, is negative.
-                beyond += int(np.count_nonzero((opened > bound) | (opened < -bound)))
-    weight = int(from_ring(words[1], plan.weight_ring_bits)[0])
-    if beyond or not len(survivors) <= weight <= len(survivors) * plan.max_weight:
-        raise FaultyParticipantOrCoordinator(
-            f"the opened sum is out of range in {beyond} of {len(levels)} coordinates "
-            f"(or in its weight): a participant used another model, layout or range; "
-            "the sum is not used",
-            step=Step.UNMASK,
-        )
-    return Result(survivors, levels, weight, plan.quantiser, plan.max_weight)
-
-
-def minimum_cover(
-    pairs: set[tuple[int, int]], weight: Callable[[int], tuple[int, int]]
-) -> set[int]:
-    """A smallest set that meets every pair: exact for few candidates, else greedy.
-
-    Among sets of one size the heavier one leaves (`weight`: more past disputes, then complaints).
-    """
-    candidates = sorted({index for pair in pairs for index in pair}, key=weight, reverse=True)
-    if len(candidates) > _EXACT_COVER:
-        return _greedy_cover(set(pairs), weight)
-    for size in range(len(candidates) + 1):
-        for chosen in combinations(candidates, size):
-            if all(dealer in chosen or holder in chosen for dealer, holder in pairs):
-                return set(chosen)
-    return set(candidates)
-
-
-def _greedy_cover(
-    pairs: set[tuple[int, int]], weight: Callable[[int], tuple[int, int]]
-) -> set[int]:
-    cover: set[int] = set()
-    while pairs:
-        degree: dict[int, int] = {}
-        for pair in pairs:
-            for index in pair:
-                degree[index] = degree.get(index, 0) + 1
-        heaviest = max(degree, key=lambda index: (degree[index], *weight(index), -index))
-        cover.add(heaviest)
-        pairs = {pair for pair in pairs if heaviest not in pair}
-    return cover

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from secagg.errors import SecaggError, Step
 
 if TYPE_CHECKING:
-    from secagg.aggregator import Result
+    from secagg.result import Result
 
 
 @dataclass(frozen=True, slots=True)

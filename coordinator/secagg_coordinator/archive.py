@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from secagg.aggregator import Result
 from secagg.plan import RoundPlan
+from secagg.result import Result
 
 
 class Archive:

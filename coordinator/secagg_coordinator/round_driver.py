@@ -26,12 +26,14 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, assert_never
 
-from secagg.aggregator import Aggregator, Result, Spool
+from secagg.aggregator import Aggregator
 from secagg.errors import FaultyParticipant, ProtocolError, SecaggError, Step
 from secagg.identity import Roster, sha256
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
 from secagg.plan import RoundPlan
+from secagg.result import Result
 from secagg.scheme import upload_bytes
+from secagg.spool import Spool
 from secagg_coordinator import log
 from secagg_coordinator.archive import Archive
 from secagg_coordinator.config import Lease

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from secagg.aggregator import Aggregator, MemorySpool, Result
+from secagg.aggregator import Aggregator
 from secagg.errors import Step
 from secagg.identity import Identity, Roster
 from secagg.ledger import MemoryLedger
@@ -23,7 +23,9 @@ from secagg.outputs import Aborted, AggregatorOutput, Dispatch, ParticipantOutpu
 from secagg.participant import Participant
 from secagg.plan import RoundPlan
 from secagg.policy import Policy
+from secagg.result import Result
 from secagg.secret import SealKey
+from secagg.spool import MemorySpool
 from secagg_demo.bench_workload import Workload
 from secagg_wire import codec
 from secagg_wire.refusals import DigestMismatch

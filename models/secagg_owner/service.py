@@ -16,10 +16,10 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.aggregator import Result
 from secagg.errors import ConfigError, ProtocolError, SecaggError
 from secagg.identity import Roster, sha256
 from secagg.plan import RoundPlan
+from secagg.result import Result
 from secagg.transcript import verify_transcript
 from secagg_owner.subject import Publication
 from secagg_wire.client import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from secagg.aggregator import Aggregator, MemorySpool
+from secagg.aggregator import Aggregator
 from secagg.encoding import Quantiser, Values
 from secagg.identity import Identity, Member, Roster
 from secagg.layout import Layout
@@ -15,6 +15,7 @@ from secagg.ledger import Ledger, MemoryLedger
 from secagg.plan import RoundPlan
 from secagg.policy import Policy
 from secagg.secret import SealKey
+from secagg.spool import MemorySpool
 from secagg.testing.faults import Fault
 from secagg.testing.network import SimulatedNetwork
 from secagg.testing.randomness import SeededRandomness

@@ -23,10 +23,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.aggregator import Aggregator, Result
+from secagg.aggregator import Aggregator
 from secagg.errors import ProtocolError, SecaggError, Step
 from secagg.messages import ShareKeys, Signed, UploadCommitment, UploadHeader, decode_message
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
+from secagg.result import Result
 from secagg.testing.faults import (
     DOWN,
     DOWN_NAMES,

@@ -19,8 +19,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from secagg.aggregator import Aggregator, MemorySpool
+from secagg.aggregator import Aggregator
 from secagg.plan import Deadlines, RoundPlan
+from secagg.spool import MemorySpool
 from secagg.testing.cohorts import cohort, make_tenants
 from secagg.testing.invariants import InvariantBroken, require
 from secagg.testing.tenant import SimulatedTenant

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import numpy as np
 
-from secagg.aggregator import Spool
 from secagg.encoding import Quantiser
 from secagg.errors import SecaggError
 from secagg.identity import Roster
@@ -24,6 +23,7 @@ from secagg.outputs import Finished, Send
 from secagg.participant import Participant
 from secagg.plan import RoundPlan
 from secagg.policy import Policy
+from secagg.spool import Spool
 from secagg_coordinator import log
 from secagg_coordinator.config import Config
 from secagg_coordinator.server import Coordinator

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from secagg import merkle, suite
-from secagg.aggregator import Aggregator, MemorySpool
+from secagg.aggregator import Aggregator
 from secagg.checks import leaf_digest, share_commitment
 from secagg.errors import Step
 from secagg.masking import Masking
@@ -42,6 +42,7 @@ from secagg.participant_steps import Dealt, Held
 from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.secret import MaskKeyShare, SelfMaskShare
+from secagg.spool import MemorySpool
 from secagg.suite import Peer
 from secagg.testing import SimulatedTenant, cohort, make_tenants
 

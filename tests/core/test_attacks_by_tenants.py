@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg.aggregator import Aggregator, minimum_cover
+from secagg.aggregator import Aggregator
+from secagg.cover import minimum_cover
 from secagg.errors import (
     ConfigError,
     FaultyParticipant,
@@ -786,8 +787,8 @@ def test_a_sum_beyond_what_honest_survivors_can_reach_is_not_used() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_range_of_the_sum_is_exact_to_the_level(beyond: int, sign: int) -> None:
     """C27: n largest levels are a sum, one more is an alarm."""
-    from secagg.aggregator import read_sum
     from secagg.encoding import to_ring
+    from secagg.result import read_sum
 
     plan = cohort(4).plan(1)
     level = sign * (4 * plan.quantiser.max_level + beyond)
@@ -804,8 +805,8 @@ def test_the_range_of_the_sum_is_exact_to_the_level(beyond: int, sign: int) -> N
 
 def test_the_most_negative_word_of_the_widest_ring_is_out_of_range() -> None:
     """C27: -2^63 has no absolute value in 64 bits."""
-    from secagg.aggregator import read_sum
     from secagg.encoding import to_ring
+    from secagg.result import read_sum
 
     plan = replace(cohort(4).plan(2), ring_bits=64)
     words = [
@@ -819,8 +820,8 @@ def test_the_most_negative_word_of_the_widest_ring_is_out_of_range() -> None:
 @pytest.mark.parametrize(("weight", "ok"), [(3, False), (4, True), (400, True), (401, False)])
 def test_the_range_of_the_weight_is_exact(weight: int, ok: bool) -> None:
     """C27."""
-    from secagg.aggregator import read_sum
     from secagg.encoding import to_ring
+    from secagg.result import read_sum
 
     plan = cohort(4).plan(1, max_weight=100)
     words = [

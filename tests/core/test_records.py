@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from secagg.aggregator import MemorySpool
 from secagg.errors import ConfigError, MalformedMessage
 from secagg.messages import Acknowledge, Leaf, ShareKeys, Signed, Survivors, Verdict
 from secagg.records import decode, encode
+from secagg.spool import MemorySpool
 
 VERDICTS = tuple(Verdict(i, bytes([i]) * 32, i % 2 == 0) for i in range(5))
 ACKNOWLEDGE = Acknowledge(bytes(32), VERDICTS)

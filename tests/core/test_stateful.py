@@ -16,7 +16,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from secagg.aggregator import Aggregator, MemorySpool
+from secagg.aggregator import Aggregator
+from secagg.spool import MemorySpool
 from secagg.testing import SteppedNetwork, cohort, make_tenants
 from secagg.testing.invariants import (
     check_invariants,
