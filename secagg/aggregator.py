@@ -14,12 +14,13 @@ want to know recompute it from the transcript.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from secagg import checks, merkle, suite
-from secagg.checks import Directory, Setting, View
+from secagg.checks import Agreement, Directory, Setting, View
 from secagg.cover import minimum_cover
+from secagg.edges import Edges, opening_pairs
 from secagg.errors import (
     FaultyParticipant,
     MalformedMessage,
@@ -30,16 +31,21 @@ from secagg.errors import (
     TooFewSurvivors,
     UsageError,
 )
-from secagg.identity import Roster
+from secagg.identity import Roster, sha256
 from secagg.intake import Accumulator, Incoming
 from secagg.messages import (
     BODIES,
     Acknowledge,
     AdvertiseKeys,
     AgreedView,
+    Dealing,
     DeliveredLeaf,
     Downlink,
     KeyDirectory,
+    Leaf,
+    LeafOutline,
+    PadBox,
+    PadBoxes,
     Quorum,
     ShareDelivery,
     ShareKeys,
@@ -53,11 +59,10 @@ from secagg.messages import (
     decode_message,
 )
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
-from secagg.participant_steps import bundle_bytes
 from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.result import Result
-from secagg.scheme import leaf_places, scheme_of, upload_bytes
+from secagg.scheme import Opening, SealedPad, leaf_places, scheme_of, upload_bytes
 from secagg.secret import Share
 from secagg.shamir import parse_share
 from secagg.spool import Spool
@@ -93,7 +98,8 @@ class Aggregator:
         self._over = False
         self._started = False
         self._waiting: set[int] = set(range(plan.n))
-        self._messages: dict[tuple[str, int], Signed | ShareKeys] = {}
+        self._messages: dict[tuple[str, int], Signed] = {}
+        self._received: dict[tuple[str, int], bytes] = {}
         self._incoming: dict[int, Incoming] = {}
         self._shares: dict[int, dict[int, Share]] = {}
         self._sum = Accumulator(plan)
@@ -102,9 +108,12 @@ class Aggregator:
         self._directory_message = KeyDirectory(())
         self._directory = Directory({}, b"")
         self._bodies: dict[int, ShareKeysBody] = {}
-        self._leaves: dict[int, ShareKeys] = {}
-        self._view = View((), b"")
-        self._survivors = Survivors(bytes(32), ())
+        self._leaves: dict[int, tuple[Leaf, ...]] = {}
+        self._dealings: dict[int, Dealing] = {}
+        self._outlines: dict[int, dict[int, LeafOutline]] = {}
+        self._boxes: dict[tuple[int, int], SealedPad] = {}
+        self._view = View(b"", Edges({}))
+        self._survivors = Agreement((), Survivors(bytes(32), bytes(32)))
 
     @property
     def transcript(self) -> bytes:
@@ -148,7 +157,8 @@ class Aggregator:
             raise MalformedMessage("this message is for participants")
         signed = parsed.body if isinstance(parsed, ShareKeys) else parsed
         self._check_sender(sender, signed)
-        if self._is_repeated(signed, parsed):
+        received = sha256(message)
+        if self._is_repeated(signed, received):
             return []
         handler = self._handlers.get(signed.label)
         if handler is None or (signed.label == ShareKeysBody.LABEL) != isinstance(
@@ -167,7 +177,8 @@ class Aggregator:
         except OSError as error:
             # Part of the upload may be in the sum already: it cannot be told from the rest.
             return self._abort(RoundAborted(f"the spool failed: {error}", step=self.step))
-        self._messages[signed.label, signed.sender] = parsed
+        self._messages[signed.label, signed.sender] = signed
+        self._received[signed.label, signed.sender] = received
         return [*outputs, *self._close_if_complete(now)]
 
     def absorb(self, sender: str, offset: int, piece: bytes) -> int:
@@ -226,28 +237,30 @@ class Aggregator:
 
     def _on_advertise_keys(self, signed: Signed) -> list[AggregatorOutput]:
         body = checks.verify(self._setting, signed, AdvertiseKeys)
-        suite.check_public_keys(body)
-        keys = {body.channel_key, body.mask_key}
+        suite.check_public_keys(self.plan.suite, body)
+        keys = set(checks.public_halves(body))
         if keys & self._public_keys:  # C06; refused here, it costs its sender and not the round
             raise ProtocolError("another participant advertises this key", step=body.STEP)
         self._public_keys |= keys
         return []
 
     def _on_share_keys(self, message: ShareKeys) -> list[AggregatorOutput]:
-        kinds = len(self._scheme.share_kinds)
-        body = checks.read_share_keys(
-            self._setting, self._directory, message, kinds, bundle_bytes()
-        )
-        self._bodies[message.body.sender] = body
-        self._leaves[message.body.sender] = message
+        dealer = message.body.sender
+        dealing = checks.read_share_keys(self._setting, self._directory, message)
+        self._bodies[dealer] = dealing.body.read(ShareKeysBody)
+        self._leaves[dealer] = message.leaves
+        self._dealings[dealer] = dealing
         return []
 
     def _on_acknowledge(self, signed: Signed) -> list[AggregatorOutput]:
         body = checks.verify(self._setting, signed, Acknowledge)
         if body.directory_digest != self._directory.digest:
             raise ProtocolError("acknowledges another U1 than the announced one", step=body.STEP)
-        if tuple(verdict.dealer for verdict in body.verdicts) != tuple(sorted(self._leaves)):
-            raise ProtocolError("the verdicts are not on the delivered dealers", step=body.STEP)
+        if body.dealings_digest != checks.dealings_digest(self._setting, self._ordered_bodies()):
+            raise ProtocolError("acknowledges other dealings than the announced", step=body.STEP)
+        dealers = [d for d, one in sorted(self._bodies.items()) if signed.sender in one.holders]
+        if [dealer for dealer in dealers if dealer in body.refused] != list(body.refused):
+            raise ProtocolError("it refuses what was not dealt to it", step=body.STEP)
         return []
 
     def _on_upload_header(self, signed: Signed) -> list[AggregatorOutput]:
@@ -279,7 +292,7 @@ class Aggregator:
         return []
 
     def _on_consistency_check(self, signed: Signed) -> list[AggregatorOutput]:
-        if checks.verify(self._setting, signed, Survivors) != self._survivors:
+        if checks.verify(self._setting, signed, Survivors) != self._survivors.body:
             raise ProtocolError("signs another U3 than the announced one", step=Survivors.STEP)
         return []
 
@@ -328,41 +341,41 @@ class Aggregator:
         return self._announce("U1", directory, Step.SHARE_KEYS, self._directory.keys, now)
 
     def _close_share_keys(self, now: float) -> list[AggregatorOutput]:
-        dealers = sorted(self._leaves)
+        dealers = sorted(self._dealings)
         self._require_enough(len(dealers))
-        bodies = tuple(self._leaves[dealer].body for dealer in dealers)
-        self._transcript.append(*(encode(self._leaves[dealer]) for dealer in dealers))
-        paths = {
-            dealer: merkle.paths([checks.leaf_digest(leaf) for leaf in self._leaves[dealer].leaves])
-            for dealer in dealers
+        self._transcript.append(*(encode(self._dealings[dealer]) for dealer in dealers))
+        dispatches = self._deliveries(dealers)
+        self._outlines = {dealer: self._dealings[dealer].by_holder() for dealer in dealers}
+        self._boxes = {
+            (dealer, leaf.holder): SealedPad(leaf.pad_box, leaf.pad_commitment)
+            for dealer, leaves in self._leaves.items()
+            for leaf in leaves
+            if leaf.pad_box
         }
-        dispatches = [
-            Dispatch(
-                self.plan.cohort[holder],
-                encode(ShareDelivery(bodies, tuple(self._delivered(dealers, holder, paths)))),
-            )
-            for holder in dealers
-        ]
+        self._leaves.clear()  # the sealed bundles are delivered; only pads may be needed again
         self._open_step(Step.ACKNOWLEDGE, dealers, now)
-        return list(dispatches)
+        return dispatches
 
     def _close_acknowledge(self, now: float) -> list[AggregatorOutput]:
-        acknowledgements = {s.sender: s.read(Acknowledge) for s in self._signed(Acknowledge.LABEL)}
-        out = self._cover(acknowledgements)
-        members = [index for index in acknowledgements if index not in out]
-        self._require_enough(len(members))
-        agreed = AgreedView(
-            tuple(s for s in self._signed(Acknowledge.LABEL) if s.sender not in out)
-        )
-        bodies = {dealer: message.body for dealer, message in self._leaves.items()}
+        records = self._signed(Acknowledge.LABEL)
+        out = self._cover({signed.sender: signed.read(Acknowledge) for signed in records})
+        # Who has too few holders left could not be opened: its place is lost, the round is not.
+        edges = Edges.of(
+            {dealer: body.holders for dealer, body in self._bodies.items()},
+            [signed.sender for signed in records if signed.sender not in out],
+        ).without_too_few(self.plan.share_threshold)
+        self._require_enough(len(edges.holders))
+        agreed = AgreedView(tuple(one for one in records if one.sender in edges.holders))
+        bodies = {dealer: dealing.body for dealer, dealing in sorted(self._dealings.items())}
         self._view = checks.read_agreed_view(
             self._setting, self._directory_message, self._directory.digest, bodies, agreed
         )
         excluded = [
-            Excluded(self.plan.cohort[index], Step.ACKNOWLEDGE, "an unmet share delivery")
-            for index in sorted(out)
+            Excluded(self.plan.cohort[one.sender], Step.ACKNOWLEDGE, "an unmet share delivery")
+            for one in records
+            if one.sender not in edges.holders
         ]
-        return [*excluded, *self._announce("U2", agreed, _UPLOAD, members, now)]
+        return [*excluded, *self._announce("U2", agreed, _UPLOAD, edges.holders, now)]
 
     def _close_masked_input(self, now: float) -> list[AggregatorOutput]:
         for index in self._incoming:
@@ -371,10 +384,13 @@ class Aggregator:
         commitments = tuple(self._signed(UploadCommitment.LABEL))
         self._require_enough(len(commitments))
         survivors = SurvivorSet(commitments)
+        members = [signed.sender for signed in commitments]
+        if self._view.edges.fewest_holders(frozenset(members)) < self.plan.share_threshold:
+            fewest = self._view.edges.fewest_holders(frozenset(members))
+            raise TooFewSurvivors(fewest, self.plan.share_threshold, step=self.step)
         self._survivors = checks.read_survivors(
             self._setting, self._view, survivors, upload_bytes(self.plan)
         )
-        members = [signed.sender for signed in commitments]
         return self._announce("U3", survivors, Step.CONSISTENCY_CHECK, members, now)
 
     def _close_consistency_check(self, now: float) -> list[AggregatorOutput]:
@@ -444,15 +460,14 @@ class Aggregator:
         if self.plan.index(sender) != signed.sender:
             raise ProtocolError(f"{sender!r} sent a message in another participant's name")
 
-    def _is_repeated(self, signed: Signed, parsed: Signed | ShareKeys) -> bool:
+    def _is_repeated(self, signed: Signed, received: bytes) -> bool:
         """The same again is nothing new; another signed one proves its sender faulty (C35)."""
-        before = self._messages.get((signed.label, signed.sender))
-        if before is None:
+        first = self._messages.get((signed.label, signed.sender))
+        if first is None:
             return False
-        if before == parsed:
+        if self._received[signed.label, signed.sender] == received:
             return True
         checks.verify(self._setting, signed, BODIES[signed.label])
-        first = before.body if isinstance(before, ShareKeys) else before
         if first == signed:  # whoever carried the leaves may have changed them: no proof
             raise MalformedMessage(f"{signed.label} comes again with other leaves", step=self.step)
         raise FaultyParticipant(
@@ -464,35 +479,34 @@ class Aggregator:
 
     def _signed(self, label: str) -> list[Signed]:
         """Accepted signed records with this label, in index order."""
-        found = [
-            (sender, message)
-            for (name, sender), message in self._messages.items()
-            if name == label and isinstance(message, Signed)
-        ]
-        return [message for _, message in sorted(found, key=lambda pair: pair[0])]
+        found = [(sender, one) for (name, sender), one in self._messages.items() if name == label]
+        return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
-    def _delivered(
-        self, dealers: list[int], holder: int, paths: Mapping[int, tuple[tuple[bytes, ...], ...]]
-    ) -> Iterator[DeliveredLeaf]:
-        place = self._bodies[dealers[0]].holders.index(holder)
+    def _ordered_bodies(self) -> tuple[Signed, ...]:
+        return tuple(self._dealings[dealer].body for dealer in sorted(self._dealings))
+
+    def _deliveries(self, dealers: list[int]) -> list[AggregatorOutput]:
+        """To each holder every signed body, and its own leaves with their paths."""
+        bodies = self._ordered_bodies()
+        delivered: dict[int, list[DeliveredLeaf]] = {holder: [] for holder in dealers}
         for dealer in dealers:
-            if dealer != holder:
-                leaf = self._leaves[dealer].leaves[place]
-                yield DeliveredLeaf(dealer, leaf, paths[dealer][place])
+            outlines = self._dealings[dealer].leaves
+            paths = merkle.paths([checks.leaf_digest(outline) for outline in outlines])
+            for leaf, path in zip(self._leaves[dealer], paths, strict=True):
+                if leaf.holder != dealer and leaf.holder in delivered:
+                    delivered[leaf.holder].append(DeliveredLeaf(dealer, leaf, path))
+        return [
+            Dispatch(self.plan.cohort[holder], encode(ShareDelivery(bodies, tuple(leaves))))
+            for holder, leaves in delivered.items()
+        ]
 
     def _cover(self, acknowledgements: Mapping[int, Acknowledge]) -> set[int]:
         """The smallest set that meets every refused or missing (dealer, holder) pair."""
-        accepted = {
-            holder: {
-                v.dealer for v in body.verdicts if v.ok and self._is_body(v.dealer, v.body_digest)
-            }
-            for holder, body in acknowledgements.items()
-        }
         disputes = {
             (dealer, holder)
-            for holder in acknowledgements
-            for dealer in acknowledgements
-            if dealer not in accepted[holder]
+            for holder, body in acknowledgements.items()
+            for dealer in body.refused
+            if dealer in acknowledgements
         }
         for tenant in {self.plan.cohort[index] for pair in disputes for index in pair}:
             self.disputes[tenant] = self.disputes.get(tenant, 0) + 1
@@ -502,9 +516,6 @@ class Aggregator:
             return self.disputes.get(self.plan.cohort[index], 0), complaints.count(index)
 
         return minimum_cover(disputes, weight)
-
-    def _is_body(self, dealer: int, digest: bytes) -> bool:
-        return dealer in self._leaves and self._leaves[dealer].body.digest == digest
 
     def _running_upload(self, sender: str) -> Incoming:
         index = self.plan.index(sender)
@@ -518,9 +529,8 @@ class Aggregator:
         """The shares of one answer, which are what the dealers committed to (C25)."""
         try:
             checks.check_answers(
-                self._setting, self._directory, self._view, self._survivors, self._leaves,
-                signed.sender, body,
-            )  # fmt: skip
+                self._setting, self._view, self._survivors, self._outlines, signed.sender, body
+            )
         except ProtocolError as error:
             name = self.plan.cohort[signed.sender]
             raise FaultyParticipant(
@@ -530,10 +540,6 @@ class Aggregator:
         kinds = self._scheme.share_kinds
         return {one.dealer: parse_share(one.share, kinds[one.kind]) for one in body.answers}
 
-    @property
-    def _survivor_indices(self) -> frozenset[int]:
-        return frozenset(survivor.index for survivor in self._survivors.members)
-
     def _can_open(self) -> bool:
         """t valid shares of every member of U2 are there."""
         return self.step is Step.UNMASK and all(
@@ -542,13 +548,38 @@ class Aggregator:
         )
 
     def _open(self) -> Result:
-        keys = {member: self._directory.keys[member] for member in self._view.members}
-        commitments = {dealer: body.secret_commitment for dealer, body in self._bodies.items()}
-        survivors = self._survivor_indices
-        opener = self._scheme.opener(self.plan, keys, commitments, survivors, self._shares)
+        survivors = self._survivors.indices
+        pairs = opening_pairs(self._view.edges, survivors)
+        boxes = {pair: self._boxes[pair] for pair in pairs if pair in self._boxes}
+        self._transcript.append(
+            encode(PadBoxes(tuple(PadBox(*pair, pad.box) for pair, pad in boxes.items())))
+        )
+        opening = Opening(
+            keys=self._directory.keys,
+            commitments={d: body.secret_commitment for d, body in self._bodies.items()},
+            edges=self._view.edges,
+            survivors=survivors,
+            shares=self._shares,
+            boxes=boxes,
+        )
+        try:
+            opener = self._scheme.opener(self.plan, opening)
+        except FaultyParticipant as error:
+            error.evidence = self._evidence_against(error.participant)
+            raise
         self._shares.clear()
         names = tuple(self.plan.cohort[index] for index in sorted(survivors))
         return self._sum.open(opener, names)
+
+    def _evidence_against(self, dealer: str) -> tuple[bytes, ...]:
+        """A dealing that does not open: what it signed, and the answers that show it (C26, C39)."""
+        index = self.plan.index(dealer)
+        return tuple(
+            signed.digest
+            for (label, sender), signed in self._messages.items()
+            if label == Unmask.LABEL
+            or (sender == index and label in (ShareKeysBody.LABEL, Acknowledge.LABEL))
+        )
 
 
 _LAST_LABEL = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from secagg import merkle
+from secagg.edges import Edges, seals_pad
 from secagg.errors import ConfigError, MalformedMessage, ProtocolError
 from secagg.identity import Roster, labelled_hash
 from secagg.messages import (
@@ -20,8 +21,10 @@ from secagg.messages import (
     AgreedView,
     Body,
     BodyT,
+    Dealing,
     KeyDirectory,
     Leaf,
+    LeafOutline,
     Quorum,
     ShareDelivery,
     ShareKeys,
@@ -36,7 +39,8 @@ from secagg.messages import (
 from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.scheme import scheme_of
-from secagg.suite import TAG_BYTES, check_public_keys
+from secagg.secret import Share
+from secagg.suite import TAG_BYTES, check_public_keys, encapsulation_bytes, pad_box_bytes
 
 OPENING_BYTES = 32
 
@@ -122,75 +126,105 @@ def read_directory(setting: Setting, directory: KeyDirectory) -> Directory:
     keys = verify_all(setting, directory.keys, AdvertiseKeys)
     require_size(setting, len(keys), AdvertiseKeys, "U1")
     for advertised in keys.values():
-        check_public_keys(advertised)
-    publics = [key for one in keys.values() for key in (one.channel_key, one.mask_key)]
+        check_public_keys(setting.plan.suite, advertised)
+    publics = [key for one in keys.values() for key in public_halves(one)]
     if len(set(publics)) != len(publics):
         raise ProtocolError("two participants advertise one key", step=AdvertiseKeys.STEP)  # C06
     return Directory(keys, labelled_hash("directory", setting.context, encode(directory)))
 
 
-def read_share_keys(
-    setting: Setting, directory: Directory, message: ShareKeys, kinds: int, sealed_bytes: int
-) -> ShareKeysBody:
+def public_halves(keys: AdvertiseKeys) -> tuple[bytes, ...]:
+    """Every public key in a message: none may stand in two places."""
+    halves = (keys.channel_key, keys.mask_key, keys.channel_kem, keys.mask_kem)
+    return tuple(half for half in halves if half)
+
+
+def read_share_keys(setting: Setting, directory: Directory, message: ShareKeys) -> Dealing:
     """A dealer's body and all its leaves, as the aggregator sees them (C08, C09)."""
-    body = verify(setting, message.body, ShareKeysBody)
-    if message.body.sender not in directory.keys:
-        raise ProtocolError("a dealer is outside U1", step=ShareKeysBody.STEP)
-    check_dealing(directory, body)
-    if tuple(leaf.holder for leaf in message.leaves) != body.holders:
-        raise MalformedMessage("leaves and holders differ", step=ShareKeysBody.STEP)
+    dealing = Dealing(message.body, tuple(leaf.outline for leaf in message.leaves))
+    read_dealing(setting, directory, dealing)
     for leaf in message.leaves:
-        own = leaf.holder == message.body.sender
-        check_leaf(leaf, kinds, 0 if own else sealed_bytes)
-    if merkle.root([leaf_digest(leaf) for leaf in message.leaves]) != body.leaves_root:
+        check_leaf(setting.plan, message.body.sender, leaf)
+    return dealing
+
+
+def read_dealing(setting: Setting, directory: Directory, dealing: Dealing) -> ShareKeysBody:
+    """A dealer's body and the outlines of all its leaves (C08, C09)."""
+    body = verify(setting, dealing.body, ShareKeysBody)
+    check_dealing(setting.plan, directory, dealing.body.sender, body)
+    if tuple(leaf.holder for leaf in dealing.leaves) != body.holders:
+        raise MalformedMessage("leaves and holders differ", step=ShareKeysBody.STEP)
+    if merkle.root([leaf_digest(leaf) for leaf in dealing.leaves]) != body.leaves_root:
         raise MalformedMessage("the leaves do not hang under their root", step=ShareKeysBody.STEP)
     return body
 
 
-def check_dealing(directory: Directory, body: ShareKeysBody) -> None:
-    """On the complete graph a dealer deals to all of U1, itself included (C08)."""
-    if body.holders != tuple(directory.keys):
-        raise ProtocolError("the holders are not U1", step=ShareKeysBody.STEP)
+def check_dealing(plan: RoundPlan, directory: Directory, dealer: int, body: ShareKeysBody) -> None:
+    """The holders are U1 on the complete graph, else t to k others of U1, in order (C08)."""
+    if dealer not in directory.keys:
+        raise ProtocolError("a dealer is outside U1", step=ShareKeysBody.STEP)
+    holders = body.holders
+    if plan.complete:
+        if holders != tuple(directory.keys):
+            raise ProtocolError("the holders are not U1", step=ShareKeysBody.STEP)
+        return
+    if (
+        list(holders) != sorted(set(holders))
+        or dealer in holders
+        or not directory.keys.keys() >= set(holders)
+        or not plan.share_threshold <= len(holders) <= plan.share_count
+    ):
+        raise ProtocolError(
+            f"participant {dealer} does not deal to {plan.share_threshold} to {plan.share_count} "
+            "others of U1, in order",
+            step=ShareKeysBody.STEP,
+        )
 
 
 def check_delivery(
-    directory: Directory, bodies: Mapping[int, ShareKeysBody], delivery: ShareDelivery
+    plan: RoundPlan,
+    directory: Directory,
+    bodies: Mapping[int, ShareKeysBody],
+    delivery: ShareDelivery,
 ) -> None:
-    """Dealers are in U1 and dealt to U1; leaves are unique, in order and of dealers (C08)."""
-    if not bodies.keys() <= directory.keys.keys():
-        raise ProtocolError("a dealer is outside U1", step=ShareKeysBody.STEP)
-    for body in bodies.values():
-        check_dealing(directory, body)
+    """Dealers are in U1 and dealt within it; leaves are unique, in order and of dealers (C08)."""
+    for dealer, body in bodies.items():
+        check_dealing(plan, directory, dealer, body)
     dealers = [delivered.dealer for delivered in delivery.leaves]
     if dealers != sorted(set(dealers)) or not set(dealers) <= bodies.keys():
         raise MalformedMessage("leaves are not unique and in order", step=ShareKeysBody.STEP)
 
 
-def check_leaf(leaf: Leaf, kinds: int, sealed_bytes: int) -> None:
-    """A leaf has the one size that the scheme gives it (C09)."""
-    sealed = sealed_bytes + TAG_BYTES if sealed_bytes else 0
+def check_leaf(plan: RoundPlan, dealer: int, leaf: Leaf) -> None:
+    """A leaf has the one size that scheme and suite give it (C09)."""
+    pad = pad_box_bytes(plan.suite) if seals_pad(plan, dealer, leaf.holder) else 0
+    own = leaf.holder == dealer
     if (
-        len(leaf.commitments) != kinds
-        or len(leaf.sealed) != sealed
-        or len(leaf.encapsulation) != (32 if sealed_bytes else 0)
-        or leaf.pad_box
-        or leaf.pad_commitment
+        len(leaf.commitments) != len(scheme_of(plan).share_kinds)
+        or len(leaf.sealed) != (0 if own else bundle_bytes() + TAG_BYTES)
+        or len(leaf.encapsulation) != (0 if own else encapsulation_bytes(plan.suite))
+        or len(leaf.pad_box) != pad
+        or len(leaf.pad_commitment) != (merkle.HASH_BYTES if pad else 0)
     ):
         raise MalformedMessage("a leaf has another size than its scheme", step=ShareKeysBody.STEP)
 
 
-def leaf_digest(leaf: Leaf) -> bytes:
+def bundle_bytes() -> int:
+    """Length of a share bundle's plaintext."""
+    return 2 * (Share.LENGTH + OPENING_BYTES)
+
+
+def leaf_digest(leaf: LeafOutline) -> bytes:
     """The Merkle leaf hash of a share leaf (RFC 6962)."""
     return merkle.leaf_hash(encode(leaf))
 
 
 def check_path(body: ShareKeysBody, leaf: Leaf, path: Sequence[bytes], holder: int) -> None:
     """The leaf is this holder's and hangs under the dealer's signed root (C09)."""
-    place = body.holders.index(holder)
-    digest = leaf_digest(leaf)
-    if leaf.holder != holder or not merkle.verify_path(
-        digest, place, len(body.holders), path, body.leaves_root
-    ):
+    if leaf.holder != holder or holder not in body.holders:
+        raise MalformedMessage("a leaf of another holder", step=ShareKeysBody.STEP)
+    place, digest = body.holders.index(holder), leaf_digest(leaf.outline)
+    if not merkle.verify_path(digest, place, len(body.holders), path, body.leaves_root):
         raise MalformedMessage("a leaf does not hang under its root", step=ShareKeysBody.STEP)
 
 
@@ -209,10 +243,20 @@ def secret_commitment(context: bytes, dealer: int, secret: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """U2 and everything that its members must agree on before they upload."""
+    """U2, who in it holds whose shares, and the digest of all that its members must agree on."""
 
-    members: tuple[int, ...]
     digest: bytes
+    edges: Edges
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """U2, in index order."""
+        return tuple(self.edges.holders)
+
+
+def dealings_digest(setting: Setting, bodies: Iterable[Signed]) -> bytes:
+    """What an acknowledgement says about the dealings it was shown, in index order."""
+    return labelled_hash("dealings", setting.context, b"".join(one.digest for one in bodies))
 
 
 def read_agreed_view(
@@ -222,25 +266,44 @@ def read_agreed_view(
     bodies: Mapping[int, Signed],
     agreed: AgreedView,
 ) -> View:
-    """U2: every member acknowledged every member's body, all over one U1 (C12 to C14)."""
+    """U2: every member was shown one U1 and one set of dealings, and accepts it (C12 to C14)."""
     acknowledgements = verify_all(setting, agreed.acknowledgements, Acknowledge)
     members = tuple(acknowledgements)
     require_size(setting, len(members), Acknowledge, "U2")
     if not set(members) <= set(bodies):
         raise ProtocolError("U2 has a member that dealt no shares", step=Acknowledge.STEP)  # C12
-    digests = {member: bodies[member].digest for member in members}
+    dealings = dealings_digest(setting, bodies.values())
     for holder, acknowledgement in acknowledgements.items():
         if acknowledgement.directory_digest != directory_digest:
             raise ProtocolError(
                 f"participant {holder} was shown another U1", step=Acknowledge.STEP
             )  # C13
-        accepted = {v.dealer: v.body_digest for v in acknowledgement.verdicts if v.ok}
-        if any(accepted.get(dealer) != digest for dealer, digest in digests.items()):
+        if acknowledgement.dealings_digest != dealings or not acknowledgements.keys().isdisjoint(
+            acknowledgement.refused
+        ):
             raise ProtocolError(
                 f"participant {holder} has not acknowledged every member of U2",
                 step=Acknowledge.STEP,
             )  # C14
-    return View(members, view_digest(setting, directory, bodies, agreed))
+    holders = {member: bodies[member].read(ShareKeysBody).holders for member in members}
+    edges = Edges.of(holders, members)
+    require_holders(setting, edges, frozenset(members), Acknowledge)
+    return View(view_digest(setting, directory, bodies, agreed), edges)
+
+
+def require_holders(
+    setting: Setting, edges: Edges, within: frozenset[int], kind: type[Body]
+) -> None:
+    """Every member of U2 has at least t holders among `within` (C21).
+
+    On a sparse graph this also keeps any part of the honest survivors from being cut off.
+    """
+    if edges.fewest_holders(within) < setting.plan.share_threshold:
+        raise ProtocolError(
+            f"a member of U2 has {edges.fewest_holders(within)} holders among those who are left, "
+            f"and {setting.plan.share_threshold} are needed",
+            step=kind.STEP,
+        )
 
 
 def view_digest(
@@ -257,18 +320,37 @@ def view_digest(
     )
 
 
-def read_survivors(setting: Setting, view: View, survivors: SurvivorSet, size: int) -> Survivors:
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """U3 as it was read: its members with their roots, and the body that signs them."""
+
+    members: tuple[Survivor, ...]
+    body: Survivors
+
+    @classmethod
+    def over(cls, setting: Setting, view: bytes, members: tuple[Survivor, ...]) -> Agreement:
+        """What is signed for these members under this view."""
+        listed = b"".join(encode(member) for member in members)
+        digest = labelled_hash("survivors", setting.context, listed)
+        return cls(members, Survivors(view, digest))
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """U3."""
+        return frozenset(member.index for member in self.members)
+
+
+def read_survivors(setting: Setting, view: View, survivors: SurvivorSet, size: int) -> Agreement:
     """U3: signed, same view, inside U2, large enough to open (C18 to C21)."""
     commitments = verify_all(setting, survivors.commitments, UploadCommitment)
     for sender, commitment in commitments.items():
         check_commitment(view.digest, commitment, size, sender)
     if not set(commitments) <= set(view.members):
         raise ProtocolError("a survivor is outside U2", step=UploadCommitment.STEP)  # C19
-    # C20; and C21: on the complete graph each member of U3 holds a share of each member of U2, and
-    # `least` is at least t.
-    require_size(setting, len(commitments), UploadCommitment, "U3")
+    require_size(setting, len(commitments), UploadCommitment, "U3")  # C20
+    require_holders(setting, view.edges, frozenset(commitments), UploadCommitment)
     members = tuple(Survivor(index, one.root) for index, one in commitments.items())
-    return Survivors(view.digest, members)
+    return Agreement.over(setting, view.digest, members)
 
 
 def check_commitment(view: bytes, commitment: UploadCommitment, size: int, sender: int) -> None:
@@ -284,13 +366,12 @@ def check_commitment(view: bytes, commitment: UploadCommitment, size: int, sende
         )
 
 
-def read_quorum(setting: Setting, expected: Survivors, quorum: Quorum) -> tuple[int, ...]:
+def read_quorum(setting: Setting, expected: Agreement, quorum: Quorum) -> tuple[int, ...]:
     """q signatures of members of U3 over this very U3 (C23); returns the signers."""
     signatures = verify_all(setting, quorum.signatures, Survivors)
-    members = {survivor.index for survivor in expected.members}
-    if not set(signatures) <= members:
+    if not set(signatures) <= expected.indices:
         raise ProtocolError("a signer is outside U3", step=Survivors.STEP)
-    if any(signed != expected for signed in signatures.values()):
+    if any(signed != expected.body for signed in signatures.values()):
         raise ProtocolError("a signature is over another U3", step=Survivors.STEP)
     if len(signatures) < setting.plan.quorum:
         raise ProtocolError(
@@ -302,28 +383,29 @@ def read_quorum(setting: Setting, expected: Survivors, quorum: Quorum) -> tuple[
 
 def check_answers(
     setting: Setting,
-    directory: Directory,
     view: View,
-    survivors: Survivors,
-    dealings: Mapping[int, ShareKeys],
+    survivors: Agreement,
+    outlines: Mapping[int, Mapping[int, LeafOutline]],
     holder: int,
     body: Unmask,
 ) -> None:
-    """One share for each dealer in U2: of the kind that U3 asks for, as it was committed to (C25).
+    """One share for each dealer in U2 whose holder it is: of the kind that U3 asks for, as it was
+    committed to (C25). `outlines` are by dealer and holder.
 
     Raises:
         ProtocolError: `holder`, who signed `body`, is faulty.
     """
-    scheme, members = scheme_of(setting.plan), frozenset(one.index for one in survivors.members)
-    expected = tuple((dealer, scheme.expected_kind(dealer, members)) for dealer in view.members)
+    scheme, members = scheme_of(setting.plan), survivors.indices
+    expected = tuple(
+        (dealer, scheme.expected_kind(dealer, members)) for dealer in view.edges.holds(holder)
+    )
     given = tuple((answer.dealer, answer.kind) for answer in body.answers)
     if body.view != view.digest or given != expected:
         raise ProtocolError(
             "it answered for other dealers or kinds than U3 asks for", step=Unmask.STEP
         )
-    place = tuple(directory.keys).index(holder)
     for answer in body.answers:
-        committed = dealings[answer.dealer].leaves[place].commitments[answer.kind]
+        committed = outlines[answer.dealer][holder].commitments[answer.kind]
         if committed != share_commitment(
             setting.context, answer.kind, answer.dealer, holder, answer.share, answer.opening
         ):

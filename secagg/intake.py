@@ -33,7 +33,7 @@ class Incoming:
     filled: int = 0
     digest: hashlib._Hash = field(default_factory=lambda: hashlib.sha256(b"\0"))
 
-    def check(self, data: bytes) -> list[tuple[memoryview, bool]]:
+    def check(self, data: bytes | memoryview) -> list[tuple[memoryview, bool]]:
         """`data` cut at leaf borders: (piece, whether it ends its leaf). Changes nothing (C17).
 
         Raises:

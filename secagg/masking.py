@@ -11,19 +11,30 @@ Not here: who is a survivor (`checks.py`) and what may be released when (`partic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from secagg import shamir, suite
 from secagg.checks import secret_commitment
-from secagg.errors import FaultyParticipant, Step
+from secagg.edges import Edges
+from secagg.errors import FaultyParticipant, MalformedMessage, Step
 from secagg.messages import AdvertiseKeys, Answer
 from secagg.plan import RoundPlan
 from secagg.prg import Keystream, Words, add_masks, new_scratch, stream_key
-from secagg.scheme import LeafPlace, Opened, ProtectionSecrets, RoundSecrets
+from secagg.scheme import (
+    DealtPad,
+    LeafPlace,
+    Opened,
+    Opening,
+    Pairwise,
+    ProtectionSecrets,
+    RoundSecrets,
+    SharedSecrets,
+)
 from secagg.secret import (
     MaskKeyShare,
     MaskSeed,
+    Pad,
     PairwiseSeed,
     Randomness,
     Seed,
@@ -73,15 +84,30 @@ class Masking:
         """Commits to b_i; the mask seed is committed to by the advertised mask key."""
         return secret_commitment(plan.context, index, secrets.self_mask.expose())
 
-    def protector(
+    def protection(
         self,
         plan: RoundPlan,
         index: int,
-        secrets: ProtectionSecrets,
+        secrets: SharedSecrets,
         keys: Mapping[int, AdvertiseKeys],
-    ) -> MaskStreams:
-        """The masks of participant `index` among the members of U2."""
-        above, below = _pairwise(plan, index, secrets.mask, keys, [j for j in keys if j != index])
+        edges: Edges,
+        pads: Mapping[tuple[int, int], DealtPad],
+    ) -> ProtectionSecrets:
+        """The pairwise seeds of participant `index` with its neighbours in U2."""
+        mine, mask = Peer(index, keys[index]), suite.private_keys(plan.suite, secrets.mask)
+        pairwise: list[Pairwise] = []
+        for other in edges.neighbours(index):
+            dealer = edges.pad_dealer(index, other)
+            dealt = pads.get((dealer, index + other - dealer))
+            pad, commitment = (None, b"") if dealt is None else (dealt.pad, dealt.commitment)
+            theirs = Peer(other, keys[other])
+            seed = suite.pairwise_seed(plan.context, mine, theirs, mask, pad, commitment)
+            pairwise.append(Pairwise(other, seed))
+        return ProtectionSecrets(secrets.self_mask, tuple(pairwise))
+
+    def protector(self, plan: RoundPlan, index: int, secrets: ProtectionSecrets) -> MaskStreams:
+        """The masks of participant `index`."""
+        above, below = _by_sign(index, secrets.pairwise)
         return MaskStreams(plan, [secrets.self_mask, *above], below)
 
     def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
@@ -89,41 +115,29 @@ class Masking:
         return SELF_MASK if dealer in survivors else MASK_KEY
 
     def answers(
-        self,
-        members: Iterable[int],
-        survivors: frozenset[int],
-        held: Mapping[int, Sequence[Opened]],
+        self, survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
     ) -> tuple[Answer, ...]:
-        """One share for each dealer in U2, of the one kind that may be released."""
-        kinds = {dealer: self.expected_kind(dealer, survivors) for dealer in members}
+        """One share for each held dealer in U2, of the one kind that may be released."""
+        kinds = {dealer: self.expected_kind(dealer, survivors) for dealer in sorted(held)}
         return tuple(
             Answer(dealer, kind, held[dealer][kind].share.expose(), held[dealer][kind].opening)
             for dealer, kind in kinds.items()
         )
 
-    def opener(
-        self,
-        plan: RoundPlan,
-        keys: Mapping[int, AdvertiseKeys],
-        commitments: Mapping[int, bytes],
-        survivors: frozenset[int],
-        shares: Mapping[int, Mapping[int, Share]],
-    ) -> MaskStreams:
+    def opener(self, plan: RoundPlan, opening: Opening) -> MaskStreams:
         """Rebuild every seed and return what removes the masks that did not cancel."""
         plus: list[Seed] = []
         minus: list[Seed] = []
         weights = _Interpolations()
-        for dealer in sorted(survivors):
-            seed = weights.rebuild(dealer, shares[dealer], plan.share_threshold)
-            if secret_commitment(plan.context, dealer, seed) != commitments[dealer]:
+        for dealer in sorted(opening.survivors):
+            seed = weights.rebuild(opening.shares[dealer], plan.share_threshold)
+            if secret_commitment(plan.context, dealer, seed) != opening.commitments[dealer]:
                 raise _wrong_dealing(plan, dealer)
             minus.append(SelfMaskSeed(seed))
-        for dropout in sorted(keys.keys() - survivors):
-            mask = MaskSeed(weights.rebuild(dropout, shares[dropout], plan.share_threshold))
-            if suite.mask_public_key(mask) != keys[dropout].mask_key:
-                raise _wrong_dealing(plan, dropout)
+        for dropout in sorted(opening.edges.holders.keys() - opening.survivors):
+            mask = MaskSeed(weights.rebuild(opening.shares[dropout], plan.share_threshold))
             # What the dropout would have added to cancel the survivors' masks.
-            above, below = _pairwise(plan, dropout, mask, keys, sorted(survivors))
+            above, below = _by_sign(dropout, _masks_of_dropout(plan, opening, dropout, mask))
             plus += above
             minus += below
         return MaskStreams(plan, plus, minus)
@@ -135,7 +149,7 @@ class _Interpolations:
     def __init__(self) -> None:
         self._last: tuple[tuple[int, ...], shamir.Interpolation] | None = None
 
-    def rebuild(self, dealer: int, shares: Mapping[int, Share], threshold: int) -> bytes:
+    def rebuild(self, shares: Mapping[int, Share], threshold: int) -> bytes:
         holders = tuple(sorted(shares)[:threshold])
         if self._last is None or self._last[0] != holders:
             self._last = (holders, shamir.Interpolation(holders))
@@ -153,21 +167,65 @@ def _streams(plan: RoundPlan, seed: Seed) -> tuple[Keystream, ...]:
     )
 
 
-def _pairwise(
-    plan: RoundPlan,
-    index: int,
-    mask: MaskSeed,
-    keys: Mapping[int, AdvertiseKeys],
-    others: Iterable[int],
+def _by_sign(
+    index: int, pairwise: Iterable[Pairwise]
 ) -> tuple[list[PairwiseSeed], list[PairwiseSeed]]:
     """Pairwise seeds of `index` with larger and with smaller indices."""
-    mine, private = Peer(index, keys[index]), suite.mask_private(mask)
     above: list[PairwiseSeed] = []
     below: list[PairwiseSeed] = []
-    for other in others:
-        seed = suite.pairwise_seed(plan.context, mine, Peer(other, keys[other]), private)
-        (above if other > index else below).append(seed)
+    for one in pairwise:
+        (above if one.other > index else below).append(one.seed)
     return above, below
+
+
+def _masks_of_dropout(
+    plan: RoundPlan, opening: Opening, dropout: int, seed: MaskSeed
+) -> Iterator[Pairwise]:
+    """The seeds that a dropout shares with survivors, from its rebuilt mask seed."""
+    keys, mask = opening.keys, suite.private_keys(plan.suite, seed)
+    if suite.public_keys(mask) != (keys[dropout].mask_key, keys[dropout].mask_kem):
+        raise _wrong_dealing(plan, dropout)
+    mine = Peer(dropout, keys[dropout])
+    for other in opening.edges.neighbours(dropout):
+        if other in opening.survivors:
+            theirs = Peer(other, keys[other])
+            pad, commitment = _pad_of_dropout(plan, opening, mine, theirs, seed, mask)
+            yield Pairwise(
+                other, suite.pairwise_seed(plan.context, mine, theirs, mask, pad, commitment)
+            )
+
+
+def _pad_of_dropout(
+    plan: RoundPlan,
+    opening: Opening,
+    mine: Peer,
+    theirs: Peer,
+    seed: MaskSeed,
+    mask: suite.PrivateKeys,
+) -> tuple[Pad | None, bytes]:
+    """The pad between a dropout and a survivor: derived again, or taken out of its box (C39).
+
+    Either way a wrong one is the dropout's fault: as a dealer it committed to another pad than its
+    seed gives, as a holder it acknowledged a box that it could not use.
+    """
+    if plan.suite == "x25519":
+        return None, b""
+    dealer = opening.edges.pad_dealer(mine.index, theirs.index)
+    if dealer == mine.index:
+        box, commitment = opening.boxes[mine.index, theirs.index]
+        pad = suite.pad_of(plan.context, seed, mine.index, theirs.index)
+        if suite.pad_commitment(plan.context, dealer, theirs.index, pad, box) != commitment:
+            raise _wrong_dealing(plan, mine.index)
+        return pad, commitment
+    box, commitment = opening.boxes[theirs.index, mine.index]
+    try:
+        return suite.open_pad(plan.context, theirs, mine, mask, box, commitment), commitment
+    except MalformedMessage:
+        raise FaultyParticipant(
+            plan.cohort[mine.index],
+            f"it acknowledged a pad of participant {theirs.index} that does not open",
+            step=Step.UNMASK,
+        ) from None
 
 
 def _wrong_dealing(plan: RoundPlan, dealer: int) -> FaultyParticipant:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar, cast, get_args
 
 from secagg.errors import MalformedMessage, Step
-from secagg.identity import Identity, sha256
+from secagg.identity import NO_CONTEXT, Identity, labelled_hash, sha256
 from secagg.plan import RoundPlan
 from secagg.records import (
     U8,
@@ -38,7 +38,7 @@ from secagg.records import (
 
 @dataclass(frozen=True, slots=True)
 class AdvertiseKeys:
-    """Step 0: fresh public keys. The KEM fields are empty in suite `x25519`."""
+    """Step 0: fresh public keys. The KEM keys are empty in suite `x25519`."""
 
     channel_key: Key32
     mask_key: Key32
@@ -55,7 +55,7 @@ class Leaf(Kept):
 
     `commitments` has one entry per share kind, in the scheme's order. `sealed` is empty in the
     dealer's own leaf (it keeps its own share). `pad_box` and `pad_commitment` belong to hybrid
-    suites and are empty in `x25519`.
+    suites, and there to the pairs whose pad this dealer draws; else they are empty.
     """
 
     holder: U32
@@ -65,10 +65,44 @@ class Leaf(Kept):
     pad_box: bytes = b""
     pad_commitment: bytes = b""
 
+    @property
+    def outline(self) -> LeafOutline:
+        """What the dealer's Merkle tree covers."""
+        return LeafOutline(
+            self.holder,
+            self.commitments,
+            self.pad_commitment,
+            labelled_hash("bundle", NO_CONTEXT, self.encapsulation, self.sealed),
+            box_digest(self.pad_box),
+        )
+
+
+def box_digest(box: bytes) -> bytes:
+    """What a leaf's outline says about its pad box."""
+    return labelled_hash("pad box", NO_CONTEXT, box)
+
+
+@dataclass(frozen=True, slots=True)
+class LeafOutline(Kept):
+    """A leaf with digests in place of what is sealed: enough to check an opened share by.
+
+    Leaves are thousands of bytes in hybrid suites, and a transcript has one for every share.
+    """
+
+    holder: U32
+    commitments: tuple[Digest, ...]
+    pad_commitment: bytes
+    bundle_digest: Digest
+    box_digest: Digest
+
 
 @dataclass(frozen=True, slots=True)
 class ShareKeysBody:
-    """Step 1: the signed part. `secret_commitment` commits to the dealer's self-mask seed."""
+    """Step 1: the signed part. `secret_commitment` commits to the dealer's self-mask seed.
+
+    `holders` are those members of U1 that hold its shares, in index order: all of them on the
+    complete graph, else those of its own drawing.
+    """
 
     holders: tuple[U32, ...]
     secret_commitment: Digest
@@ -79,20 +113,16 @@ class ShareKeysBody:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Step 2: one dealer as its holder saw it; `ok = False` is a complaint, not a proof."""
-
-    dealer: U32
-    body_digest: Digest
-    ok: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """Step 2: the holder's verdict on every dealer, in index order."""
+    """Step 2: which U1 and which dealings the holder was shown, and whose shares it refuses.
+
+    `dealings_digest` covers every dealer's signed body, in index order. A refused dealer is a
+    complaint, not a proof.
+    """
 
     directory_digest: Digest
-    verdicts: tuple[Verdict, ...]
+    dealings_digest: Digest
+    refused: tuple[U32, ...]
 
     STEP: ClassVar[Step] = Step.ACKNOWLEDGE
     LABEL: ClassVar[str] = "acknowledge"
@@ -131,10 +161,13 @@ class Survivor:
 
 @dataclass(frozen=True, slots=True)
 class Survivors:
-    """Step 4: the one U3 that this participant will help to open."""
+    """Step 4: the one U3 that this participant will help to open.
+
+    `members_digest` covers the `Survivor` of every member, in index order (`checks.Agreement`).
+    """
 
     view: Digest
-    members: tuple[Survivor, ...]
+    members_digest: Digest
 
     STEP: ClassVar[Step] = Step.CONSISTENCY_CHECK
     LABEL: ClassVar[str] = "consistency_check"
@@ -152,7 +185,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Unmask:
-    """Step 5: exactly one kind of share for each dealer in U2."""
+    """Step 5: exactly one kind of share for each dealer in U2 whose shares its sender holds."""
 
     view: Digest
     answers: tuple[Answer, ...]
@@ -213,6 +246,34 @@ class ShareKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class Dealing:
+    """Step 1, as a transcript keeps it: the signed body and the outlines of its leaves."""
+
+    body: Signed
+    leaves: tuple[LeafOutline, ...]
+
+    def by_holder(self) -> dict[int, LeafOutline]:
+        """The outlines by their holders."""
+        return {leaf.holder: leaf for leaf in self.leaves}
+
+
+@dataclass(frozen=True, slots=True)
+class PadBox:
+    """One sealed pad, of a dropout or for one, with which the sum was opened."""
+
+    dealer: U32
+    holder: U32
+    box: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PadBoxes:
+    """The pads of all pairs of a survivor and a dropout; empty in suite `x25519`."""
+
+    boxes: tuple[PadBox, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class KeyDirectory:
     """U1: everybody's signed keys, in index order."""
 
@@ -259,12 +320,12 @@ class Quorum:
 
 Uplink = Signed | ShareKeys
 Downlink = KeyDirectory | ShareDelivery | AgreedView | SurvivorSet | Quorum
-_MESSAGES: dict[bytes, type[Uplink] | type[Downlink]] = {
-    kind.__name__.encode(): kind for kind in (*get_args(Uplink), *get_args(Downlink))
-}
+Archived = Dealing | PadBoxes
+Message = Uplink | Downlink | Archived
+_MESSAGES: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in get_args(Message)}
 
 
-def decode_message(data: bytes) -> Uplink | Downlink:
+def decode_message(data: bytes) -> Message:
     """The message in `data`, of whichever type its tag says.
 
     Raises:

@@ -45,14 +45,11 @@ from secagg.errors import (
 from secagg.identity import Identity, Roster, sha256
 from secagg.ledger import Act, Entry, Ledger
 from secagg.messages import (
-    AdvertiseKeys,
     AgreedView,
     Downlink,
     KeyDirectory,
     Quorum,
     ShareDelivery,
-    ShareKeys,
-    Signed,
     SurvivorSet,
     decode_message,
     downlink_step,
@@ -178,8 +175,8 @@ class Participant:
         if self._state is None and self._over is None:
             raise UsageError("call start() first")
         parsed = decode_message(message)
-        if isinstance(parsed, Signed | ShareKeys):
-            raise MalformedMessage("this message is for the aggregator")
+        if not isinstance(parsed, Downlink):
+            raise MalformedMessage("this message is not for participants")
         request = sha256(message)
         if (again := self._answered_before(parsed, request)) is not None:
             return again
@@ -398,14 +395,8 @@ class Participant:
             raise self._abandon(str(error)) from None
 
     def _new_upload(self, state: Uploading, vector: Values) -> Upload:
-        plan, agreed = self.plan, state.agreed
-        members = frozenset(agreed.members)
-        keys = {
-            signed.sender: signed.read(AdvertiseKeys)
-            for signed in agreed.directory.keys
-            if signed.sender in members
-        }
-        protector = scheme_of(plan).protector(plan, self._me.index, agreed.protection, keys)
+        plan, protection = self.plan, state.agreed.protection
+        protector = scheme_of(plan).protector(plan, self._me.index, protection)
         return Upload(plan, vector, state.weight, state.rounding, protector)
 
     def _running_upload(self) -> Upload:

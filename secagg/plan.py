@@ -10,10 +10,12 @@ this participant is willing to take part in it (`PolicyRefused`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar, get_args
 
+from secagg import graph
 from secagg.canonical import Reader, Writer
 from secagg.encoding import Quantiser, ring_bits_needed
 from secagg.errors import ConfigError, MalformedMessage
@@ -21,10 +23,11 @@ from secagg.identity import Roster, sha256
 from secagg.layout import Layout
 
 Scheme = Literal["masking"]
-Suite = Literal["x25519"]
+Suite = Literal["x25519-mlkem768", "x25519"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 SUITES: tuple[Suite, ...] = get_args(Suite)
 MAX_COHORT = 1 << 14
+COMPLETE_UP_TO = 256
 MIN_SURVIVORS = 3
 GUARD_BITS = 4
 _MAX_LENGTH = 1 << 36
@@ -65,7 +68,9 @@ class RoundPlan:
     """Everything that one round depends on; two plans that differ in anything are two rounds.
 
     `cohort` is U0, sorted; a participant's index is its position in it. `quorum` and the default
-    thresholds follow from `n` and `max_colluders` (f): q = floor((n + f) / 2) + 1.
+    thresholds follow from `n` and `max_colluders` (f): q = floor((n + f) / 2) + 1. `share_count`
+    is k: n on the complete graph, where each participant holds a share of every other's secrets
+    and keeps one of its own; below n on a sparse graph, where each participant draws k holders.
     """
 
     roster_digest: bytes
@@ -75,6 +80,7 @@ class RoundPlan:
     layout: Layout
     quantiser: Quantiser
     max_colluders: int
+    share_count: int
     share_threshold: int
     min_survivors: int
     ring_bits: int
@@ -82,7 +88,7 @@ class RoundPlan:
     weight_ring_bits: int = 8
     guard_bits: int = GUARD_BITS
     scheme: Scheme = "masking"
-    suite: Suite = "x25519"
+    suite: Suite = "x25519-mlkem768"
     committee: tuple[str, ...] = ()
     rotation_seed: bytes = b""
     noise: NoNoise = NoNoise()
@@ -102,9 +108,16 @@ class RoundPlan:
         share_threshold: int | None = None,
         min_survivors: int | None = None,
         max_weight: int = 1,
+        neighbours: int | None = None,
+        dropout: float = 0.1,
+        suite: Suite = "x25519-mlkem768",
         deadlines: Deadlines | None = None,
     ) -> RoundPlan:
         """A plan with the default sizes: f = floor((n - 1) / 3), t = q, |U3| >= max(q, f + 2, 3).
+
+        `neighbours` is k. Up to 256 participants it defaults to n, the complete graph. Above, k and
+        t are the smallest that open, but for one round in a million, when a fraction `dropout` is
+        silent, and that keep `graph.guarantee` (docs/sparse-graphs.md).
 
         Raises:
             ConfigError: no honest participant could accept such a plan; the message says why.
@@ -115,6 +128,7 @@ class RoundPlan:
         n = len(names)
         f = (n - 1) // 3 if max_colluders is None else max_colluders
         q = quorum(n, f)
+        k, t = shares(n, f, neighbours, dropout)
         return cls(
             roster_digest=roster.digest,
             round_number=round_number,
@@ -123,11 +137,13 @@ class RoundPlan:
             layout=layout,
             quantiser=quantiser,
             max_colluders=f,
-            share_threshold=q if share_threshold is None else share_threshold,
+            share_count=k,
+            share_threshold=t if share_threshold is None else share_threshold,
             min_survivors=max(q, f + 2, MIN_SURVIVORS) if min_survivors is None else min_survivors,
             ring_bits=max(8, ring_bits_needed(quantiser.value_bits, n, GUARD_BITS)),
             max_weight=max_weight,
             weight_ring_bits=max(8, ring_bits_needed(max_weight.bit_length() + 1, n, GUARD_BITS)),
+            suite=suite,
             committee=roster.committee,
             deadlines=deadlines or Deadlines(),
         )
@@ -143,9 +159,9 @@ class RoundPlan:
         return len(self.cohort)
 
     @property
-    def share_count(self) -> int:
-        """k: on the complete graph every participant holds a share of every other's secrets."""
-        return self.n
+    def complete(self) -> bool:
+        """Whether every participant holds a share of every other's secrets."""
+        return self.share_count == self.n
 
     @property
     def quorum(self) -> int:
@@ -156,9 +172,11 @@ class RoundPlan:
     def least(self) -> int:
         """The smallest |U1|, |U2| and |U3| with which the round may go on.
 
-        t is among them: on the complete graph the members of a set are its holders of shares.
+        On the complete graph t is among them: there the members of a set are holders of shares of
+        all of it.
         """
-        return max(self.quorum, self.min_survivors, self.share_threshold)
+        holders = self.share_threshold if self.complete else 0
+        return max(self.quorum, self.min_survivors, holders)
 
     @property
     def vectors(self) -> tuple[tuple[int, int], ...]:
@@ -221,9 +239,42 @@ def quorum(n: int, f: int) -> int:
     return (n + f) // 2 + 1
 
 
+def shares(n: int, f: int, neighbours: int | None, dropout: float) -> tuple[int, int]:
+    """The default (k, t): see `RoundPlan.create`."""
+    if neighbours == n or (neighbours is None and n <= COMPLETE_UP_TO):
+        return n, quorum(n, f)
+    k, t = graph.choose(n, f, math.ceil(dropout * n))
+    if neighbours is None:
+        return k, t
+    return neighbours, graph.threshold(n, f, neighbours)
+
+
+def _share_clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
+    n, f, k, t = plan.n, plan.max_colluders, plan.share_count, plan.share_threshold
+    if plan.complete:
+        return (
+            (f"t = {t} is at most n = {n}", 0 < t <= n, "lower the threshold"),
+            (f"t = {t} is above f = {f}", t > f, "colluders alone could open; raise the threshold"),
+            (f"2t = {2 * t} is above n + f = {n + f}", 2 * t > n + f, "raise the threshold"),
+        )
+    if not 0 < t <= k < n or f < 0:
+        return ((f"0 < t = {t} <= k = {k} < n = {n}", False, "choose k and t by `secagg plan`"),)
+    given = graph.guarantee(n, f, k, t, plan.least)
+    c, bits = given.colluding_neighbours, graph.SECURITY_BITS
+    return (
+        (f"t = {t} is above the {c} holders that may collude", t > c, "raise the threshold"),
+        (f"2t = {2 * t} is above k + c = {k + c}", 2 * t > k + c, "raise the threshold"),
+        (
+            f"honest survivors make one sum but for 2^-{bits} (here 2^-{given.one_sum_bits:.0f})",
+            given.one_sum_bits >= bits,
+            "draw more neighbours",
+        ),
+    )
+
+
 def _clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
     """(what must hold, whether it does, the cure) for every clause of a workable plan (C29)."""
-    n, f, t = plan.n, plan.max_colluders, plan.share_threshold
+    n, f = plan.n, plan.max_colluders
     value_room = ring_bits_needed(plan.quantiser.value_bits, max(n, 1), plan.guard_bits)
     weight_room = ring_bits_needed(plan.max_weight.bit_length() + 1, max(n, 1), plan.guard_bits)
     return (
@@ -254,9 +305,7 @@ def _clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
             "a sum over fewer hides nothing",
         ),
         ("0 <= f", f >= 0, "colluders are counted from 0"),
-        (f"t = {t} is at most n = {n}", 0 < t <= n, "lower the threshold"),
-        (f"t = {t} is above f = {f}", t > f, "colluders alone could open; raise the threshold"),
-        (f"2t = {2 * t} is above n + f = {n + f}", 2 * t > n + f, "raise the threshold"),
+        *_share_clauses(plan),
         (
             f"min_survivors = {plan.min_survivors} is at least f + 2 = {f + 2}",
             plan.min_survivors >= f + 2,
@@ -310,12 +359,13 @@ def _read_plan(reader: Reader) -> RoundPlan:
     plan = RoundPlan(
         roster_digest=roster_digest, round_number=round_number, cohort=cohort,
         model_digest=model_digest, layout=layout, quantiser=quantiser, max_colluders=f,
-        share_threshold=t, min_survivors=least, ring_bits=ring_bits, max_weight=max_weight,
-        weight_ring_bits=weight_ring_bits, guard_bits=guard_bits, scheme=scheme, suite=suite,
-        committee=committee, rotation_seed=rotation_seed, deadlines=deadlines,
+        share_count=k, share_threshold=t, min_survivors=least, ring_bits=ring_bits,
+        max_weight=max_weight, weight_ring_bits=weight_ring_bits, guard_bits=guard_bits,
+        scheme=scheme, suite=suite, committee=committee,
+        rotation_seed=rotation_seed, deadlines=deadlines,
     )  # fmt: skip
-    if (k, q) != (plan.share_count, plan.quorum):
-        raise reader.error("share_count or quorum do not follow from the cohort and f")
+    if q != plan.quorum:
+        raise reader.error("the quorum does not follow from the cohort and f")
     return plan
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from secagg.checks import bundle_bytes
 from secagg.encoding import Quantiser, ring_bits_needed
 from secagg.errors import Step
 from secagg.layout import Layout
@@ -31,19 +32,16 @@ from secagg.messages import (
     ShareKeys,
     ShareKeysBody,
     Signed,
-    Survivor,
     Survivors,
     SurvivorSet,
     Unmask,
     UploadCommitment,
     UploadHeader,
-    Verdict,
 )
-from secagg.participant_steps import bundle_bytes
 from secagg.plan import MIN_SURVIVORS, RoundPlan, quorum
 from secagg.records import encode
 from secagg.scheme import upload_bytes
-from secagg.suite import ENCAPSULATION_BYTES, TAG_BYTES
+from secagg.suite import KEM_KEY_BYTES, TAG_BYTES, encapsulation_bytes, pad_box_bytes
 
 _DIGEST, _SIGNATURE = bytes(32), bytes(64)
 
@@ -85,6 +83,7 @@ def plan_for(
         layout=Layout.flat(length),
         quantiser=Quantiser(1.0, value_bits),
         max_colluders=f,
+        share_count=tenants,
         share_threshold=q,
         min_survivors=max(q, f + 2, MIN_SURVIVORS),
         ring_bits=max(8, ring_bits_needed(value_bits, max(tenants, 1), 4)),
@@ -130,27 +129,34 @@ def dropouts(plan: RoundPlan) -> dict[Step, int]:
 
 
 def _advertise_keys(plan: RoundPlan) -> Traffic:
-    one = _signed(plan, AdvertiseKeys(_DIGEST, _DIGEST))
+    kem = b"" if plan.suite == "x25519" else bytes(KEM_KEY_BYTES)
+    one = _signed(plan, AdvertiseKeys(_DIGEST, _DIGEST, kem, kem))
     return Traffic(_size(one), _many(plan.n, lambda count: KeyDirectory((one,) * count)))
 
 
 def _share_keys(plan: RoundPlan) -> Traffic:
-    body = _signed(plan, ShareKeysBody(tuple(range(plan.n)), _DIGEST, _DIGEST))
-    leaf = Leaf(0, bytes(ENCAPSULATION_BYTES), bytes(bundle_bytes() + TAG_BYTES), (_DIGEST,) * 2)
-    own = Leaf(0, b"", b"", leaf.commitments)
-    path = (_DIGEST,) * (plan.n - 1).bit_length()
-    delivered = DeliveredLeaf(0, leaf, path)
+    body = _signed(plan, ShareKeysBody(tuple(range(plan.share_count)), _DIGEST, _DIGEST))
+    sealed = (bytes(encapsulation_bytes(plan.suite)), bytes(bundle_bytes() + TAG_BYTES))
+    pad_box = bytes(pad_box_bytes(plan.suite))
+    leaf = Leaf(0, *sealed, (_DIGEST,) * 2, pad_box, _DIGEST if pad_box else b"")
+    bare = Leaf(0, *sealed, (_DIGEST,) * 2)
+    path = (_DIGEST,) * (plan.share_count - 1).bit_length()
+    # On the complete graph one of each pair seals a pad; the own leaf is a hash's worth of bytes.
+    others = plan.share_count - plan.complete
+    pads = others // 2 if plan.complete else others
+    leaves = (leaf,) * pads + (bare,) * (others - pads)
+    delivered = tuple(DeliveredLeaf(0, one, path) for one in leaves)
+    own = (Leaf(0, b"", b"", (_DIGEST,) * 2),) * plan.complete
     return Traffic(
-        _many(plan.n - 1, lambda count: ShareKeys(body, (own,) + (leaf,) * count)),
+        _size(ShareKeys(body, own + leaves)),
         _many(plan.n, lambda count: ShareDelivery((body,) * count, ()))
-        + _many(plan.n - 1, lambda count: ShareDelivery((), (delivered,) * count))
-        + _size(DeliveredLeaf(0, own, path))
+        + _size(ShareDelivery((), delivered))
         - _size(ShareDelivery((), ())),
     )
 
 
 def _acknowledge(plan: RoundPlan) -> Traffic:
-    one = _signed(plan, Acknowledge(_DIGEST, (Verdict(0, _DIGEST, True),) * plan.n))
+    one = _signed(plan, Acknowledge(_DIGEST, _DIGEST, ()))
     return Traffic(_size(one), _many(plan.n, lambda count: AgreedView((one,) * count)))
 
 
@@ -164,12 +170,12 @@ def _masked_input(plan: RoundPlan) -> Traffic:
 
 
 def _consistency_check(plan: RoundPlan) -> Traffic:
-    one = _signed(plan, Survivors(_DIGEST, (Survivor(0, _DIGEST),) * plan.n))
-    return Traffic(_size(one), _many(plan.n, lambda count: Quorum((one,) * count)))
+    one = _signed(plan, Survivors(_DIGEST, _DIGEST))
+    return Traffic(_size(one), _many(plan.quorum, lambda count: Quorum((one,) * count)))
 
 
 def _unmask(plan: RoundPlan) -> Traffic:
-    answers = (Answer(0, 0, bytes(33), _DIGEST),) * plan.n
+    answers = (Answer(0, 0, bytes(33), _DIGEST),) * plan.share_count
     return Traffic(_size(_signed(plan, Unmask(_DIGEST, answers))), 0)
 
 

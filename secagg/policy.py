@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secagg.errors import PolicyRefused
-from secagg.plan import MIN_SURVIVORS, RoundPlan, Scheme, Suite
+from secagg.plan import COMPLETE_UP_TO, MIN_SURVIVORS, RoundPlan, Scheme, Suite
 
 MAX_ROUND_JUMP = 1 << 32
 
@@ -21,7 +21,10 @@ class Policy:
 
     `roster_digest` pins the roster. `max_colluders` is how many other tenants may help a cheating
     coordinator without anything leaking (f); a plan that assumes fewer is refused.
-    `model_digests` empty means that any model is allowed (then the model is not pinned).
+    Cohorts of up to `complete_up_to` share on the complete graph; only larger ones may use a sparse
+    graph, whose guarantee is weaker. `suites` refuses a downgrade: add "x25519" to it only for
+    peers that cannot do better. `model_digests` empty means that any model is allowed (then the
+    model is not pinned).
     """
 
     roster_digest: bytes
@@ -30,7 +33,8 @@ class Policy:
     min_cohort: int = 3
     min_threshold: int = 2
     schemes: tuple[Scheme, ...] = ("masking",)
-    suites: tuple[Suite, ...] = ("x25519",)
+    suites: tuple[Suite, ...] = ("x25519-mlkem768",)
+    complete_up_to: int = COMPLETE_UP_TO
     model_digests: frozenset[bytes] = frozenset()
     layout_digests: frozenset[bytes] = frozenset()
     max_clip: float = float("inf")
@@ -80,6 +84,11 @@ class Policy:
                 "min_threshold",
                 plan.share_threshold >= self.min_threshold,
                 f"a threshold of {plan.share_threshold} is below {self.min_threshold}",
+            ),
+            (
+                "complete_up_to",
+                plan.complete or plan.n > self.complete_up_to,
+                f"sparse graphs are for cohorts above {self.complete_up_to}, and this has {plan.n}",
             ),
             (
                 "model_digests",

@@ -7,16 +7,26 @@ and is added to `scheme_of`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, NamedTuple, Protocol
 
+from secagg.edges import Edges
 from secagg.messages import AdvertiseKeys, Answer
 from secagg.packing import packed_size
 from secagg.plan import RoundPlan
 from secagg.prg import Words, chunk_coordinates
-from secagg.secret import ChannelSeed, MaskSeed, Randomness, SelfMaskSeed, Share
+from secagg.records import U32, Digest
+from secagg.secret import (
+    ChannelSeed,
+    MaskSeed,
+    Pad,
+    PairwiseSeed,
+    Randomness,
+    SelfMaskSeed,
+    Share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +46,37 @@ class RoundSecrets:
 
 
 @dataclass(frozen=True, slots=True)
-class ProtectionSecrets:
-    """What protecting a vector still needs once the shares are dealt."""
+class SharedSecrets:
+    """What is left of the secrets once the bundles are opened: the channel seed is gone."""
 
     mask: MaskSeed
     self_mask: SelfMaskSeed
+
+
+@dataclass(frozen=True, slots=True)
+class Pairwise:
+    """s_ij and the other end's index."""
+
+    other: U32
+    seed: PairwiseSeed
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionSecrets:
+    """What protecting a vector still needs once U2 is known: the mask key is not among it."""
+
+    self_mask: SelfMaskSeed
+    pairwise: tuple[Pairwise, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DealtPad:
+    """What one box between two participants holds; see `suite.py` for when there are boxes."""
+
+    dealer: U32
+    holder: U32
+    pad: Pad
+    commitment: Digest
 
 
 class Opened(NamedTuple):
@@ -93,6 +129,30 @@ class Opener(Protocol):
         """Turn the summed words into the plaintext sum, modulo the ring."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Everything that opens one sum; the same at an aggregator and at whoever recomputes.
+
+    By member of U2: `keys`, and `commitments` to self-mask seeds. `shares` by dealer and holder.
+    `boxes` by dealer and holder, with the commitments to their pads: those between a survivor and a
+    dropout.
+    """
+
+    keys: Mapping[int, AdvertiseKeys]
+    commitments: Mapping[int, bytes]
+    edges: Edges
+    survivors: frozenset[int]
+    shares: Mapping[int, Mapping[int, Share]]
+    boxes: Mapping[tuple[int, int], SealedPad]
+
+
+class SealedPad(NamedTuple):
+    """A pad's box and the commitment in its leaf."""
+
+    box: bytes
+    commitment: bytes
+
+
 class Scheme(Protocol):
     """See the module's docstring."""
 
@@ -106,35 +166,33 @@ class Scheme(Protocol):
     def secret_commitment(self, plan: RoundPlan, index: int, secrets: RoundSecrets) -> bytes:
         """What the dealer's signed body commits to (32 bytes)."""
 
-    def protector(
+    def protection(
         self,
         plan: RoundPlan,
         index: int,
-        secrets: ProtectionSecrets,
+        secrets: SharedSecrets,
         keys: Mapping[int, AdvertiseKeys],
-    ) -> Protector:
-        """`keys` are those of the members of U2, this participant's own among them."""
+        edges: Edges,
+        pads: Mapping[tuple[int, int], DealtPad],
+    ) -> ProtectionSecrets:
+        """What step 3 needs of this participant's secrets, U2 being known.
+
+        `pads`, by dealer and holder: those that this participant has dealt or was dealt.
+        """
+
+    def protector(self, plan: RoundPlan, index: int, secrets: ProtectionSecrets) -> Protector:
+        """What protects this participant's upload."""
 
     def answers(
-        self,
-        members: Iterable[int],
-        survivors: frozenset[int],
-        held: Mapping[int, Sequence[Opened]],
+        self, survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
     ) -> tuple[Answer, ...]:
-        """What is released for each dealer in U2: one kind of share, never two."""
+        """What is released for each held dealer in U2: one kind of share, never two."""
 
     def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
         """The one kind of share that may be released for a dealer."""
 
-    def opener(
-        self,
-        plan: RoundPlan,
-        keys: Mapping[int, AdvertiseKeys],
-        commitments: Mapping[int, bytes],
-        survivors: frozenset[int],
-        shares: Mapping[int, Mapping[int, Share]],
-    ) -> Opener:
-        """From t valid shares of each dealer (by holder): what takes the protection off.
+    def opener(self, plan: RoundPlan, opening: Opening) -> Opener:
+        """From t valid shares of each dealer: what takes the protection off.
 
         Raises:
             FaultyParticipant: valid shares rebuild something else than the dealer committed to.

@@ -92,6 +92,12 @@ class PairwiseSeed(Seed):
     __slots__ = ()
 
 
+class Pad(Seed):
+    """What one participant of a pair draws for both: the hybrid part of their pairwise seed."""
+
+    __slots__ = ()
+
+
 class ChannelSeed(Seed):
     """Private half of the channel key; seals share bundles and is never rebuilt."""
 

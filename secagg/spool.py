@@ -9,7 +9,7 @@ from typing import Protocol
 class Spool(Protocol):
     """Where the bytes of uploads wait. An error of `append` fails that upload and nothing else."""
 
-    def append(self, participant: str, data: bytes) -> None:
+    def append(self, participant: str, data: bytes | memoryview) -> None:
         """Add bytes at the end of a participant's upload."""
 
     def read(self, participant: str, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
@@ -23,9 +23,9 @@ class MemorySpool:
     """A spool for tests and simulations; it keeps the very bytes that it is given."""
 
     def __init__(self) -> None:
-        self._uploads: dict[str, list[bytes]] = {}
+        self._uploads: dict[str, list[bytes | memoryview]] = {}
 
-    def append(self, participant: str, data: bytes) -> None:
+    def append(self, participant: str, data: bytes | memoryview) -> None:
         """See `Spool`."""
         self._uploads.setdefault(participant, []).append(data)
 

@@ -3,35 +3,44 @@
     chain_0 = H("transcript", context, plan, roster)
     chain_k = H("transcript", context, chain_{k-1}, message_k)
 
+    messages: U1, a Dealing for every dealer, U2, U3, quorum, every answer, PadBoxes
+
 `verify_transcript` replays the checks that honest participants made and says over whom the sum was
 opened and under which plan. That it was opened once follows from the quorum, given at most f
-colluders. It does not recompute the sum: a transcript alone says nothing about its value.
+colluders. A transcript alone says nothing about the sum's value; with the survivors' uploads it
+gives the sum itself (`recompute.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from secagg import checks
-from secagg.checks import Directory, Setting, View
+from secagg.checks import Agreement, Directory, Setting, View
+from secagg.edges import opening_pairs
 from secagg.errors import ConfigError, MalformedMessage, ProtocolError, Step
 from secagg.identity import Roster, labelled_hash
 from secagg.messages import (
     AgreedView,
+    Dealing,
     KeyDirectory,
+    LeafOutline,
+    PadBoxes,
     Quorum,
-    ShareKeys,
+    ShareKeysBody,
     Signed,
-    Survivors,
     SurvivorSet,
     Unmask,
+    box_digest,
     decode_message,
 )
 from secagg.plan import RoundPlan
 from secagg.records import Digest, decode, encode
-from secagg.scheme import upload_bytes
+from secagg.scheme import Opening, SealedPad, scheme_of, upload_bytes
+from secagg.secret import Share
+from secagg.shamir import parse_share
 
 _M = TypeVar("_M")
 
@@ -89,7 +98,11 @@ def chain_next(plan: RoundPlan, chain: bytes, message: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a valid transcript proves."""
+    """What a valid transcript proves.
+
+    `opening` has what opens the sum, `roots` the Merkle root of each survivor's upload: together
+    with the uploads they give the sum again.
+    """
 
     plan: RoundPlan
     survivors: tuple[str, ...]
@@ -97,6 +110,8 @@ class Verified:
     signers: tuple[str, ...]
     answered: tuple[str, ...]
     digest: bytes
+    opening: Opening = field(repr=False)
+    roots: Mapping[str, bytes] = field(repr=False)
 
 
 def verify_transcript(data: bytes, roster: Roster) -> Verified:
@@ -133,35 +148,42 @@ def _replay(setting: Setting, messages: Iterator[bytes], chain: bytes) -> Verifi
     view = checks.read_agreed_view(setting, keys, directory.digest, bodies, message)
     survivor_set = _next(messages, SurvivorSet, Step.MASKED_INPUT)
     survivors = checks.read_survivors(setting, view, survivor_set, upload_bytes(plan))
-    signers = checks.read_quorum(
-        setting, survivors, _next(messages, Quorum, Step.CONSISTENCY_CHECK)
-    )
-    answered = _answers(setting, directory, view, survivors, dealings, messages)
-    members = {survivor.index for survivor in survivors.members}
+    quorum = _next(messages, Quorum, Step.CONSISTENCY_CHECK)
+    signers = checks.read_quorum(setting, survivors, quorum)
+    outlines = {dealer: dealing.by_holder() for dealer, dealing in dealings.items()}
+    answers, message = _answers(setting, view, survivors, outlines, messages)
+    boxes = _pad_boxes(view, survivors, outlines, message)
+    if next(messages, None) is not None:
+        raise MalformedMessage("something else follows the pad boxes", step=Step.UNMASK)
     return Verified(
         plan,
-        survivors=_names(plan, sorted(members)),
-        dropouts=_names(plan, [index for index in view.members if index not in members]),
+        survivors=_names(plan, sorted(survivors.indices)),
+        dropouts=_names(plan, [one for one in view.members if one not in survivors.indices]),
         signers=_names(plan, signers),
-        answered=_names(plan, answered),
+        answered=_names(plan, tuple(answers)),
         digest=chain,
+        opening=Opening(
+            keys=directory.keys,
+            commitments={d: one.read(ShareKeysBody).secret_commitment for d, one in bodies.items()},
+            edges=view.edges,
+            survivors=survivors.indices,
+            shares=_shares(setting, view, answers),
+            boxes=boxes,
+        ),
+        roots={plan.cohort[one.index]: one.root for one in survivors.members},
     )
 
 
 def _dealings(
     setting: Setting, directory: Directory, messages: Iterator[bytes]
-) -> tuple[dict[int, ShareKeys], object]:
-    """All `ShareKeys`, and the message after them."""
-    from secagg.participant_steps import bundle_bytes
-    from secagg.scheme import scheme_of
-
-    kinds = len(scheme_of(setting.plan).share_kinds)
-    dealings: dict[int, ShareKeys] = {}
+) -> tuple[dict[int, Dealing], object]:
+    """All dealings, and the message after them."""
+    dealings: dict[int, Dealing] = {}
     for data in messages:
         message = decode_message(data)
-        if not isinstance(message, ShareKeys):
+        if not isinstance(message, Dealing):
             return dealings, message
-        checks.read_share_keys(setting, directory, message, kinds, bundle_bytes())
+        checks.read_dealing(setting, directory, message)
         if message.body.sender <= max(dealings, default=-1):
             raise MalformedMessage("dealers are not unique and in order", step=Step.SHARE_KEYS)
         dealings[message.body.sender] = message
@@ -170,24 +192,66 @@ def _dealings(
 
 def _answers(
     setting: Setting,
-    directory: Directory,
     view: View,
-    survivors: Survivors,
-    dealings: dict[int, ShareKeys],
+    survivors: Agreement,
+    outlines: Mapping[int, Mapping[int, LeafOutline]],
     messages: Iterator[bytes],
-) -> tuple[int, ...]:
-    signed = [decode_message(data) for data in messages]
-    records = [record for record in signed if isinstance(record, Signed)]
-    if len(records) != len(signed):
-        raise MalformedMessage("something else follows the answers", step=Step.UNMASK)
+) -> tuple[dict[int, Unmask], object]:
+    """All answers by holder, and the message after them."""
+    records: list[Signed] = []
+    message: object = None
+    for data in messages:
+        message = decode_message(data)
+        if not isinstance(message, Signed):
+            break
+        records.append(message)
     answers = checks.verify_all(setting, records, Unmask)
-    if not set(answers) <= {survivor.index for survivor in survivors.members}:
+    if not set(answers) <= survivors.indices:
         raise ProtocolError("an answer is from outside U3", step=Step.UNMASK)
     for holder, body in answers.items():
-        checks.check_answers(setting, directory, view, survivors, dealings, holder, body)
-    if len(answers) < setting.plan.share_threshold:
+        checks.check_answers(setting, view, survivors, outlines, holder, body)
+    return answers, message
+
+
+def _shares(
+    setting: Setting, view: View, answers: Mapping[int, Unmask]
+) -> dict[int, dict[int, Share]]:
+    """The released shares by dealer and holder: t or more of each dealer (C36)."""
+    kinds = scheme_of(setting.plan).share_kinds
+    shares: dict[int, dict[int, Share]] = {member: {} for member in view.members}
+    for holder, body in answers.items():
+        for one in body.answers:
+            shares[one.dealer][holder] = parse_share(one.share, kinds[one.kind])
+    if min(map(len, shares.values())) < setting.plan.share_threshold:
         raise ProtocolError("fewer answers than the threshold", step=Step.UNMASK)
-    return tuple(answers)
+    return shares
+
+
+def _pad_boxes(
+    view: View,
+    survivors: Agreement,
+    outlines: Mapping[int, Mapping[int, LeafOutline]],
+    message: object,
+) -> dict[tuple[int, int], SealedPad]:
+    """The boxes between dropouts and survivors, each as its dealer's leaf has it (C39)."""
+    if not isinstance(message, PadBoxes):
+        raise MalformedMessage("the pad boxes are missing", step=Step.UNMASK)
+    due = {
+        pair: outline
+        for pair in opening_pairs(view.edges, survivors.indices)
+        for outline in [outlines[pair[0]][pair[1]]]
+        if outline.pad_commitment
+    }
+    if [(one.dealer, one.holder) for one in message.boxes] != list(due):
+        raise MalformedMessage("the pad boxes are not those that were opened", step=Step.UNMASK)
+    for one in message.boxes:
+        if box_digest(one.box) != due[one.dealer, one.holder].box_digest:
+            raise ProtocolError("a pad box is not the one dealt", step=Step.UNMASK)
+    return {
+        pair: SealedPad(one.box, due[pair].pad_commitment)
+        for one in message.boxes
+        for pair in [(one.dealer, one.holder)]
+    }
 
 
 def _next(messages: Iterator[bytes], kind: type[_M], step: Step) -> _M:

@@ -12,7 +12,7 @@ from secagg.encoding import Quantiser, Values
 from secagg.identity import Identity, Member, Roster
 from secagg.layout import Layout
 from secagg.ledger import Ledger, MemoryLedger
-from secagg.plan import RoundPlan
+from secagg.plan import RoundPlan, Suite
 from secagg.policy import Policy
 from secagg.secret import SealKey
 from secagg.spool import MemorySpool
@@ -53,6 +53,8 @@ class Cohort:
         share_threshold: int | None = None,
         min_survivors: int | None = None,
         cohort: tuple[str, ...] | None = None,
+        neighbours: int | None = None,
+        suite: Suite = "x25519-mlkem768",
     ) -> RoundPlan:
         """A plan over this roster, with protocol.md's defaults where nothing is said."""
         return RoundPlan.create(
@@ -66,6 +68,8 @@ class Cohort:
             share_threshold=share_threshold,
             min_survivors=min_survivors,
             max_weight=max_weight,
+            neighbours=neighbours,
+            suite=suite,
         )
 
 
@@ -80,11 +84,13 @@ def cohort(n: int, seed: int = 0) -> Cohort:
 
 
 def policy_for(plan: RoundPlan) -> Policy:
-    """The strictest policy in f and survivors that still takes part in `plan`."""
+    """The strictest policy in f, survivors, suite and graph that still takes part in `plan`."""
     return Policy(
         plan.roster_digest,
         max_colluders=plan.max_colluders,
         min_survivors=plan.min_survivors,
+        suites=(plan.suite,),
+        complete_up_to=plan.n if plan.complete else 0,
         model_digests=frozenset({plan.model_digest}),
         layout_digests=frozenset({plan.layout.digest}),
     )
