@@ -191,7 +191,7 @@ class RoundDriver:
         """A new upload call of this tenant; earlier ones end at their next piece."""
         return await self._in_turn(lambda: self._begin_stream(tenant))
 
-    async def absorb(self, tenant: str, stream: int, offset: int, payload: bytes) -> int:
+    async def absorb(self, tenant: str, stream: int, offset: int, payload: memoryview) -> int:
         """Take a piece of an upload; returns the committed size.
 
         Raises:
@@ -388,7 +388,7 @@ class RoundDriver:
         upload.stream += 1
         return upload.stream
 
-    def _absorb(self, tenant: str, stream: int, offset: int, payload: bytes) -> int:
+    def _absorb(self, tenant: str, stream: int, offset: int, payload: memoryview) -> int:
         self._require_running()
         self._require_place(tenant, _UPLOAD)
         upload = self._uploads[tenant]

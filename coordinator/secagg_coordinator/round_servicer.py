@@ -15,13 +15,17 @@ from secagg_coordinator.round_driver import RoundDriver
 from secagg_coordinator.rounds import Rounds
 from secagg_coordinator.servicer import Gate, Threads, answering, streaming
 from secagg_coordinator.store import Store, now_ms
-from secagg_wire.codec import read_context, read_submission
+from secagg_wire.codec import UploadPiece, read_context, read_submission, read_upload_request
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.refusals import DigestMismatch, InvalidRequest
 from secagg_wire.v1 import round_service_pb2 as pb
-from secagg_wire.v1.round_service_pb2_grpc import RoundServiceServicer
+from secagg_wire.v1.round_service_pb2_grpc import (
+    RoundServiceServicer,
+    add_RoundServiceServicer_to_server,
+)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_NAME = pb.DESCRIPTOR.services_by_name["RoundService"].full_name
 _LONGEST_REASON = 64
 
 
@@ -40,6 +44,18 @@ class RoundServicer(RoundServiceServicer):
         self._threads = threads
         # Whoever waits here holds no memory beyond gRPC's flow-control window.
         self._upload_slots = asyncio.Semaphore(concurrent_uploads)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve these calls; UploadInput takes its requests as they came (`codec.py`)."""
+        raw: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "UploadInput": grpc.stream_unary_rpc_method_handler(
+                self.UploadInput, response_serializer=pb.UploadInputResponse.SerializeToString
+            )
+        }
+        # Among generic handlers the first one counts, among registered ones (newer gRPC) the last.
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_NAME, raw),))
+        add_RoundServiceServicer_to_server(self, server)
+        server.add_registered_method_handlers(_NAME, raw)
 
     @streaming
     async def WatchRounds(
@@ -76,13 +92,14 @@ class RoundServicer(RoundServiceServicer):
         )
 
     @answering
-    async def UploadInput(
-        self, requests: AsyncIterator[pb.UploadInputRequest], context: _Context
+    async def UploadInput(  # type: ignore[override]  # requests are raw: see add_to
+        self, requests: AsyncIterator[bytes], context: _Context
     ) -> pb.UploadInputResponse:
         """See the service."""
-        first = await anext(requests, None)
-        if first is None:
+        opening = await anext(requests, None)
+        if opening is None:
             raise InvalidRequest("an upload needs at least one piece")
+        first = read_upload_request(opening)
         tenant = self._gate.tenant(context, first.tenant)
         driver = self._rounds.running(read_context(first.context), tenant)
         stream = await driver.begin_stream(tenant)
@@ -91,8 +108,8 @@ class RoundServicer(RoundServiceServicer):
         return pb.UploadInputResponse(committed_size=committed)
 
     async def _receive(
-        self, driver: RoundDriver, tenant: str, stream: int, first: pb.UploadInputRequest,
-        requests: AsyncIterator[pb.UploadInputRequest],
+        self, driver: RoundDriver, tenant: str, stream: int, first: UploadPiece,
+        requests: AsyncIterator[bytes],
     ) -> int:  # fmt: skip
         complete = False
         try:
@@ -103,19 +120,21 @@ class RoundServicer(RoundServiceServicer):
         return committed
 
     async def _take_pieces(
-        self, driver: RoundDriver, tenant: str, stream: int, first: pb.UploadInputRequest,
-        requests: AsyncIterator[pb.UploadInputRequest],
+        self, driver: RoundDriver, tenant: str, stream: int, first: UploadPiece,
+        requests: AsyncIterator[bytes],
     ) -> bool:  # fmt: skip
-        piece: pb.UploadInputRequest | None = first
-        while piece is not None:
+        piece = first
+        while True:
             self._leases.renew(tenant)
             if len(piece.payload) > PIECE_BYTES:
                 raise InvalidRequest(f"a piece has at most {PIECE_BYTES} bytes")
             await driver.absorb(tenant, stream, piece.offset, piece.payload)
             if piece.finish:
                 return _is_whole(piece, await driver.upload_root(tenant))
-            piece = await anext(requests, None)
-        return False
+            request = await anext(requests, None)
+            if request is None:
+                return False
+            piece = read_upload_request(request)
 
     @answering
     async def QueryUpload(
@@ -151,7 +170,7 @@ class RoundServicer(RoundServiceServicer):
         return pb.DeclineRoundResponse()
 
 
-def _is_whole(piece: pb.UploadInputRequest, root: bytes) -> bool:
+def _is_whole(piece: UploadPiece, root: bytes) -> bool:
     if piece.digest != root:
         raise DigestMismatch("the upload is not the one that its digest names")
     return True

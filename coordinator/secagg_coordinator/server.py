@@ -38,7 +38,7 @@ from secagg_coordinator.store import Store, exclusive
 from secagg_wire.key_files import KeyFiles, Party, read_public
 from secagg_wire.limits import SERVER_OPTIONS
 from secagg_wire.tls import check_validity, read_certificate, server_credentials
-from secagg_wire.v1 import model_service_pb2_grpc, owner_service_pb2_grpc, round_service_pb2_grpc
+from secagg_wire.v1 import model_service_pb2_grpc, owner_service_pb2_grpc
 
 SERVICES = ("secagg.v1.RoundService", "secagg.v1.ModelService", "secagg.v1.OwnerService")
 CONTROL_SOCKET = "control.sock"
@@ -132,13 +132,10 @@ class Coordinator:
     def _add_services(self) -> None:
         config, store, threads = self._config, self._store, Threads(self._executor)
         registry = Registry(config.data / "models", store, config.limits.model_bytes)
-        round_service_pb2_grpc.add_RoundServiceServicer_to_server(
-            RoundServicer(
-                self._gate, self.rounds, store, self._notices, self._leases, threads,
-                config.limits.concurrent_uploads,
-            ),
-            self._server,
-        )  # fmt: skip
+        RoundServicer(
+            self._gate, self.rounds, store, self._notices, self._leases, threads,
+            config.limits.concurrent_uploads,
+        ).add_to(self._server)  # fmt: skip
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(self._gate, registry, store, threads), self._server
         )

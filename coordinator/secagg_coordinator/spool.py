@@ -58,7 +58,7 @@ class DiskSpool:
         """Where this upload lies."""
         return self._directory / f"{participant}.bin"
 
-    def append(self, participant: str, data: bytes) -> None:
+    def append(self, participant: str, data: bytes | memoryview) -> None:
         """Add bytes at the end of an upload, all of them or none.
 
         Raises:
@@ -91,7 +91,7 @@ class DiskSpool:
         return {path.stem: path for path in sorted(self._directory.glob("*.bin"))}
 
 
-def _write_at(path: Path, offset: int, data: bytes) -> None:
+def _write_at(path: Path, offset: int, data: bytes | memoryview) -> None:
     # What an earlier, failed write left beyond `offset` is overwritten.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:

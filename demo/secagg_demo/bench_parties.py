@@ -64,7 +64,7 @@ class TenantSide:
         self._roster = roster
         self._ledger = MemoryLedger()
         self._participant: Participant | None = None
-        self._pieces: Iterator[wire.UploadInputRequest] = iter(())
+        self._pieces: Iterator[bytes] = iter(())
         self._meter = CpuMeter()
 
     def hear(self, event: bytes) -> list[bytes]:
@@ -93,8 +93,7 @@ class TenantSide:
     def piece(self) -> bytes:
         """The next UploadInput request; empty after the last."""
         with self._meter.running():
-            request = next(self._pieces, None)
-            return b"" if request is None else request.SerializeToString()
+            return next(self._pieces, b"")
 
     def finish(self) -> list[bytes]:
         """The request that commits to what was uploaded."""
@@ -185,9 +184,9 @@ class CoordinatorSide:
     def absorb(self, tenant: str, request: bytes) -> None:
         """Take an UploadInput request."""
         with self.meter.running():
-            piece = wire.UploadInputRequest.FromString(request)
-            if payload := piece.payload:  # each access to the field makes a copy
-                self._aggregator.absorb(tenant, piece.offset, payload)
+            piece = codec.read_upload_request(request)
+            if piece.payload:
+                self._aggregator.absorb(tenant, piece.offset, piece.payload)
             if piece.finish and piece.digest != self._aggregator.upload_root(tenant):
                 raise DigestMismatch("the upload is not the one that its digest names")
 

@@ -23,8 +23,10 @@ from secagg_wire.key_files import KeyFiles
 from secagg_wire.limits import CLIENT_OPTIONS
 from secagg_wire.refusals import CallFailed, ShuttingDown
 from secagg_wire.tls import channel_credentials, explain_unavailable
+from secagg_wire.v1 import round_service_pb2
 from secagg_wire.v1.model_service_pb2_grpc import ModelServiceStub
 from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceStub
+from secagg_wire.v1.round_service_pb2 import UploadInputResponse
 from secagg_wire.v1.round_service_pb2_grpc import RoundServiceStub
 
 if TYPE_CHECKING:  # the asynchronous stubs exist for type checkers only
@@ -32,7 +34,10 @@ if TYPE_CHECKING:  # the asynchronous stubs exist for type checkers only
     from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceAsyncStub
     from secagg_wire.v1.round_service_pb2_grpc import RoundServiceAsyncStub
 
+    UploadInputCall = grpc.aio.StreamUnaryMultiCallable[bytes, UploadInputResponse]
+
 CALL_SECONDS = 60.0
+_ROUND_SERVICE = round_service_pb2.DESCRIPTOR.services_by_name["RoundService"].full_name
 STREAM_SECONDS = 3600.0
 _T = TypeVar("_T")
 
@@ -65,6 +70,14 @@ def open_channel(target: str, keys: KeyFiles) -> grpc.aio.Channel:
 def round_service(channel: grpc.aio.Channel) -> RoundServiceAsyncStub:
     """Rounds, as tenants call them."""
     return cast("RoundServiceAsyncStub", RoundServiceStub(channel))
+
+
+def upload_input(channel: grpc.aio.Channel) -> UploadInputCall:
+    """UploadInput of `round_service`, for requests that are serialised already (`codec.py`)."""
+    return channel.stream_unary(
+        f"/{_ROUND_SERVICE}/UploadInput",
+        response_deserializer=UploadInputResponse.FromString,
+    )
 
 
 def model_service(channel: grpc.aio.Channel) -> ModelServiceAsyncStub:

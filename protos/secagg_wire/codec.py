@@ -277,35 +277,117 @@ def _downlink_step(message: bytes) -> Step:
     return step
 
 
+@dataclass(frozen=True, slots=True)
+class UploadPiece:
+    """An UploadInput request; `payload` is a view into the bytes that came."""
+
+    context: bytes
+    tenant: str
+    offset: int
+    payload: memoryview
+    finish: bool
+    digest: bytes
+
+
+# The key before a payload: its field's number and protobuf's wire type for bytes.
+_PAYLOAD: Final = round_service_pb2.UploadInputRequest.PAYLOAD_FIELD_NUMBER << 3 | 2
+
+
+def read_upload_request(data: bytes) -> UploadPiece:
+    """An UploadInput request, whose payload is cut out before protobuf reads the other fields.
+
+    Protobuf itself would copy a payload when it parses it, and at every access to it again.
+
+    Raises:
+        InvalidRequest: these bytes are no such request.
+    """
+    view, payload, others, start = memoryview(data), memoryview(b""), bytearray(), 0
+    try:
+        while start < len(view):
+            key, begin = _varint(view, start)
+            begin, end = _extent(view, key & 7, begin)
+            if key == _PAYLOAD:
+                payload = view[begin:end]
+            else:
+                others += view[start:end]
+            start = end
+        fields = round_service_pb2.UploadInputRequest.FromString(bytes(others))
+    except (DecodeError, IndexError):
+        raise InvalidRequest("these bytes are no UploadInput request") from None
+    return UploadPiece(
+        fields.context, fields.tenant, fields.offset, payload, fields.finish, fields.digest
+    )
+
+
+def _varint(view: memoryview, start: int) -> tuple[int, int]:
+    """The number at `start`, 7 bits a byte, and where it ends."""
+    value = 0
+    for place in range(10):
+        octet = view[start + place]
+        value |= (octet & 0x7F) << 7 * place
+        if octet < 0x80:
+            return value, start + place + 1
+    raise DecodeError("a number of more than 10 bytes")
+
+
+def _extent(view: memoryview, wire_type: int, start: int) -> tuple[int, int]:
+    """Where a field's content begins and ends when its key ends at `start`."""
+    begin = start
+    match wire_type:
+        case 0:  # a number
+            _, end = _varint(view, start)
+        case 1:  # 64 bits
+            end = start + 8
+        case 2:  # bytes behind their length
+            size, begin = _varint(view, start)
+            end = begin + size
+        case 5:  # 32 bits
+            end = start + 4
+        case _:
+            raise DecodeError("proto3 has no such wire type")
+    if end > len(view):
+        raise DecodeError("a field is longer than its message")
+    return begin, end
+
+
 def upload_requests(
     tenant: str,
     context: bytes,
     pieces: Iterable[bytes],
     root: Callable[[], bytes],
     offset: int = 0,
-) -> Iterator[round_service_pb2.UploadInputRequest]:
-    """The stream for UploadInput: pieces of any size from byte `offset`, sent 1 MiB at a time.
+    size: int = PIECE_BYTES,
+) -> Iterator[bytes]:
+    """The serialised stream for UploadInput: `pieces` from byte `offset`, at most `size` at a time.
 
     `root` is asked for the upload's Merkle root when all pieces have been made.
     """
-    yield round_service_pb2.UploadInputRequest(context=context, tenant=tenant, offset=offset)
-    for payload in rechunk(pieces):
-        yield round_service_pb2.UploadInputRequest(offset=offset, payload=payload)
-        offset += len(payload)
-    yield round_service_pb2.UploadInputRequest(offset=offset, finish=True, digest=root())
+    request = round_service_pb2.UploadInputRequest
+    yield request(context=context, tenant=tenant, offset=offset).SerializeToString()
+    for parts in regroup(pieces, size):
+        length = sum(map(len, parts))
+        begin = request(offset=offset).SerializeToString()
+        yield b"".join([begin, bytes([_PAYLOAD]), _as_varint(length), *parts])
+        offset += length
+    yield request(offset=offset, finish=True, digest=root()).SerializeToString()
 
 
-def rechunk(pieces: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator[bytes]:
-    """The same bytes in pieces of `size` (the last one may be shorter, none is empty)."""
-    held: list[memoryview] = []
-    missing = size
+def _as_varint(value: int) -> bytes:
+    groups = [value >> shift & 0x7F for shift in range(0, max(1, value.bit_length()), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+
+def regroup(pieces: Iterable[bytes], size: int) -> Iterator[list[memoryview]]:
+    """The same bytes in groups of at most `size`; only pieces that are longer are cut."""
+    group: list[memoryview] = []
+    room = size
     for piece in pieces:
         rest = memoryview(piece)
-        while len(rest) >= missing:
-            yield b"".join([*held, rest[:missing]])
-            rest, held, missing = rest[missing:], [], size
-        if rest:
-            held.append(rest)
-            missing -= len(rest)
-    if held:
-        yield b"".join(held)
+        while rest:
+            if group and len(rest) > room:
+                yield group
+                group, room = [], size
+            group.append(rest[:room])
+            rest, room = rest[room:], room - len(group[-1])
+    if group:
+        yield group

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import grpc
 
 from secagg.errors import SecaggError
-from secagg_wire.client import BackOff, Caller, model_service, open_channel, round_service
+from secagg_wire.client import (
+    BackOff,
+    Caller,
+    model_service,
+    open_channel,
+    round_service,
+    upload_input,
+)
 from secagg_wire.codec import submit_request
 from secagg_wire.event_log import EventLog, Level
 from secagg_wire.key_files import KeyFiles
@@ -37,6 +44,7 @@ class Connection:
         self._away = False
         self.caller = Caller(target, back_off=back_off, on_retry=self._retrying)
         self.rounds: RoundServiceAsyncStub = round_service(self._channel)
+        self.upload_input = upload_input(self._channel)
         self.models: ModelServiceAsyncStub = model_service(self._channel)
 
     async def submit(self, context: bytes, message: bytes, give_up_s: float) -> None:

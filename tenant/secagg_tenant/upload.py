@@ -20,7 +20,7 @@ from secagg.participant import Participant
 from secagg_tenant.connection import Connection
 from secagg_tenant.tenant import Tenant
 from secagg_wire.client import is_unavailable, translated
-from secagg_wire.codec import rechunk
+from secagg_wire.codec import read_upload_request, upload_requests
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.refusals import OffsetMismatch, QuotaExceeded
 from secagg_wire.v1 import round_service_pb2 as pb
@@ -104,20 +104,13 @@ class Uploader:
     async def _stream(self, offset: int, seconds: float) -> None:
         log = self._tenant.log
         log.event("upload_started", context=self._context, bytes=self._total, offset=offset)
-        call = self._connection.rounds.UploadInput(timeout=seconds)
+        call = self._connection.upload_input(timeout=seconds)
         try:
-            await call.write(
-                pb.UploadInputRequest(
-                    context=self._context, tenant=self._tenant.name, offset=offset
-                )
-            )
-            async for payload in self._pieces(offset):
-                await self._pace.wait_for(len(payload))
-                await call.write(pb.UploadInputRequest(offset=offset, payload=payload))
-                offset += len(payload)
-                self._report(offset)
-            root = self._participant.upload_root
-            await call.write(pb.UploadInputRequest(offset=self._total, finish=True, digest=root))
+            async for request in self._requests(offset):
+                piece = read_upload_request(request)
+                await self._pace.wait_for(len(piece.payload))
+                await call.write(request)
+                self._report(piece.offset + len(piece.payload))
             await call.done_writing()
         except asyncio.InvalidStateError:
             pass  # the call has ended already: its status, below, says why
@@ -131,11 +124,18 @@ class Uploader:
             )
         log.event("upload_finished", context=self._context, bytes=self._total)
 
-    async def _pieces(self, offset: int) -> AsyncIterator[bytes]:
-        """All pieces from `offset`, made in the worker thread."""
-        pieces = rechunk(self._participant.upload(offset), self._pace.piece_bytes)
-        while (payload := await self._tenant.crypto.run(_next, pieces)) is not None:
-            yield payload
+    async def _requests(self, offset: int) -> AsyncIterator[bytes]:
+        """The stream from byte `offset` on, made in the worker thread."""
+        requests = upload_requests(
+            self._tenant.name,
+            self._context,
+            self._participant.upload(offset),
+            lambda: self._participant.upload_root,
+            offset,
+            self._pace.piece_bytes,
+        )
+        while (request := await self._tenant.crypto.run(_next, requests)) is not None:
+            yield request
 
     def _report(self, sent: int) -> None:
         tick = sent * _REPORTS // self._total
@@ -146,8 +146,8 @@ class Uploader:
             )
 
 
-def _next(pieces: Iterator[bytes]) -> bytes | None:
-    return next(pieces, None)
+def _next(requests: Iterator[bytes]) -> bytes | None:
+    return next(requests, None)
 
 
 def _translated(error: grpc.aio.AioRpcError | OffsetMismatch, target: str) -> SecaggError:

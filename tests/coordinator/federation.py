@@ -245,8 +245,10 @@ class Tenant:
     def root(self) -> bytes:
         return self.participant.upload_root
 
-    def send_pieces(self, requests: Iterable[round_pb.UploadInputRequest]) -> Any:
-        return self.stub.UploadInput(iter(requests), timeout=CALL_S)
+    def send_pieces(self, requests: Iterable[bytes | round_pb.UploadInputRequest]) -> Any:
+        read = round_pb.UploadInputRequest.FromString
+        pieces = (read(one) if isinstance(one, bytes) else one for one in requests)
+        return self.stub.UploadInput(pieces, timeout=CALL_S)
 
     async def commit_upload(self) -> None:
         await self.send(self.participant.finish_upload())

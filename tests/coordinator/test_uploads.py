@@ -176,7 +176,8 @@ async def refused_for_good(ada: Tenant, error: SecaggError, kind: type[SecaggErr
 def test_a_wrong_digest_is_refused(enrolled: Enrolled, tmp_path: Path) -> None:
     async def upload(ada: Tenant) -> bool:
         await ada.announce_upload()
-        *pieces, last = upload_requests("ada", ada.context, ada.pieces(), ada.root)
+        *pieces, end = upload_requests("ada", ada.context, ada.pieces(), ada.root)
+        last = pb.UploadInputRequest.FromString(end)
         last.digest = bytes(32)
         error = await refusal(ada.send_pieces([*pieces, last]))
         assert not (await ada.query_upload()).complete

@@ -1,6 +1,7 @@
 """The table of errors is complete and survives the wire; metadata is compared, never believed."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,8 @@ from secagg_wire.codec import (
     read_context,
     read_step_message,
     read_submission,
-    rechunk,
+    read_upload_request,
+    regroup,
     step_from_wire,
     step_message,
     step_to_wire,
@@ -44,6 +46,7 @@ from secagg_wire.codec import (
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.refusals import CallFailed, DigestMismatch, InvalidRequest, Refusal
 from secagg_wire.v1 import round_pb2
+from secagg_wire.v1 import round_service_pb2 as pb
 
 CONTEXT = bytes(range(32))
 LOCAL = {SecaggError, Refusal, CallFailed}  # bases, and what only a client makes
@@ -260,11 +263,14 @@ def test_a_context_has_32_bytes(data: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=50), max_size=20), st.integers(1, 64))
-def test_rechunking_keeps_the_bytes(pieces: list[bytes], size: int) -> None:
-    chunks = list(rechunk(pieces, size))
-    assert b"".join(chunks) == b"".join(pieces)
-    assert all(len(chunk) == size for chunk in chunks[:-1])
-    assert all(chunks)
+def test_regrouping_keeps_the_bytes_and_cuts_only_pieces_that_are_too_long(
+    pieces: list[bytes], size: int
+) -> None:
+    groups = [[bytes(part) for part in group] for group in regroup(pieces, size)]
+    assert b"".join(map(b"".join, groups)) == b"".join(pieces)
+    assert all(0 < sum(map(len, group)) <= size for group in groups)
+    whole = Counter(piece for piece in pieces if 0 < len(piece) <= size)
+    assert not whole - Counter(part for group in groups for part in group)
 
 
 def test_an_upload_is_contiguous_ends_with_its_digest_and_names_itself_once() -> None:
@@ -279,7 +285,9 @@ def test_an_upload_is_contiguous_ends_with_its_digest_and_names_itself_once() ->
     def root() -> bytes:
         return hashlib.sha256(b"".join(made)).digest()
 
-    requests = list(upload_requests("ada", CONTEXT, pieces(), root, 5))
+    sent = list(upload_requests("ada", CONTEXT, pieces(), root, 5))
+    requests = [pb.UploadInputRequest.FromString(request) for request in sent]
+    assert [request.SerializeToString() for request in requests] == sent  # as protobuf writes it
     offset = 5
     for request in requests:
         assert request.offset == offset
@@ -289,6 +297,73 @@ def test_an_upload_is_contiguous_ends_with_its_digest_and_names_itself_once() ->
     assert [bool(request.context) for request in requests] == [True, *[False] * (len(requests) - 1)]
     assert [request.finish for request in requests] == [*[False] * (len(requests) - 1), True]
     assert requests[-1].digest == hashlib.sha256(data).digest()
+
+
+UPLOADS = st.builds(
+    pb.UploadInputRequest,
+    context=st.binary(max_size=40),
+    tenant=st.text(max_size=5),
+    offset=st.integers(0, 2**64 - 1),
+    payload=st.binary(max_size=300),
+    finish=st.booleans(),
+    digest=st.binary(max_size=40),
+)
+
+
+def as_read(data: bytes) -> pb.UploadInputRequest | None:
+    try:
+        piece = read_upload_request(data)
+    except InvalidRequest:
+        return None
+    return pb.UploadInputRequest(
+        context=piece.context, tenant=piece.tenant, offset=piece.offset,
+        payload=bytes(piece.payload), finish=piece.finish, digest=piece.digest,
+    )  # fmt: skip
+
+
+@given(UPLOADS, UPLOADS, st.binary(max_size=8))
+def test_an_upload_request_reads_as_protobuf_reads_it(
+    one: pb.UploadInputRequest, two: pb.UploadInputRequest, rest: bytes
+) -> None:
+    assert as_read(one.SerializeToString()) == one
+    merged = one.SerializeToString() + two.SerializeToString()
+    assert as_read(merged) == pb.UploadInputRequest.FromString(merged)
+    assert_no_more_lenient(merged + rest)
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_are_no_upload_request_unless_protobuf_reads_them_alike(data: bytes) -> None:
+    assert_no_more_lenient(data)
+
+
+def assert_no_more_lenient(data: bytes) -> None:
+    ours = as_read(data)
+    if ours is not None:
+        theirs = pb.UploadInputRequest.FromString(data)
+        theirs.DiscardUnknownFields()
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x22\x05abcd", id="payload longer than the message"),
+        pytest.param(b"\x22", id="no length"),
+        pytest.param(b"\x22" + b"\xff" * 10 + b"\x01", id="a length of 11 bytes"),
+        pytest.param(b"\x19\0\0\0", id="cut 64-bit field"),
+        pytest.param(b"\x1d\0\0", id="cut 32-bit field"),
+        pytest.param(b"\x23\x24", id="group"),
+        pytest.param(b"\x12\x01\xff", id="a tenant that is not UTF-8"),
+    ],
+)
+def test_a_malformed_upload_request_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        read_upload_request(data)
+
+
+def test_a_payload_is_not_copied() -> None:
+    data = pb.UploadInputRequest(offset=3, payload=b"x" * 99).SerializeToString()
+    assert read_upload_request(data).payload.obj is data
 
 
 def test_outcomes_are_named_on_the_wire() -> None:
