@@ -133,7 +133,7 @@ def choose(n: int, f: int, silent: int) -> tuple[int, int]:
     """
     _check_sizes(n, f)
     least = max((n + f) // 2 + 1, f + 2, 3)
-    if silent < 0 or least > n or n < f + 2 * silent + 2:
+    if silent < 0 or n < f + 2 * silent + 2:
         raise ConfigError(
             f"graph: {n} participants cannot stand {f} colluders and {silent} silent at once; "
             f"f + 2 * silent + 2 has to be at most n: enlarge the cohort, lower the "
@@ -171,8 +171,7 @@ def draw_neighbours(n: int, index: int, k: int, randomness: Randomness) -> tuple
     """k of the n - 1 others of participant `index`, every subset equally likely, sorted.
 
     Indices in [0, n). The list becomes public once it is signed; it must be drawn before U1 is
-    seen, from a CSPRNG, and never be drawn again in the same round. Floyd's algorithm (Bentley and
-    Floyd, CACM 1987) over bounded integers by rejection: no modulo bias.
+    seen, from a CSPRNG, and never be drawn again in the same round.
 
     Raises:
         ConfigError: no such participant, or more neighbours than there are others.
@@ -182,11 +181,21 @@ def draw_neighbours(n: int, index: int, k: int, randomness: Randomness) -> tuple
             f"graph: 0 <= index < n and 1 <= k < n are required, not index = {index}, k = {k}, "
             f"n = {n}"
         )
+    others = draw_subset(n - 1, k, randomness)
+    return tuple(other + (other >= index) for other in others)
+
+
+def draw_subset(size: int, k: int, randomness: Randomness) -> tuple[int, ...]:
+    """k of the integers in [0, size), sorted; every subset is equally likely.
+
+    Floyd's algorithm (Bentley and Floyd, CACM 1987) over bounded integers by rejection: no modulo
+    bias.
+    """
     chosen: set[int] = set()
-    for last in range(n - 1 - k, n - 1):
+    for last in range(size - k, size):
         candidate = _below(last + 1, randomness)
         chosen.add(last if candidate in chosen else candidate)
-    return tuple(sorted(other + (other >= index) for other in chosen))
+    return tuple(sorted(chosen))
 
 
 def _below(bound: int, randomness: Randomness) -> int:
@@ -217,13 +226,11 @@ def _ways_from_most(others: int, marked: int, k: int) -> list[int]:
 
 def _most_marked(others: int, marked: int, k: int, *, parties: int, bits: int) -> int:
     """The smallest m with parties * P[more than m of k draws are marked] <= 2^-bits; exact."""
-    allowed = math.comb(others, k)
-    most, seen = min(marked, k), 0
-    for above, ways in enumerate(_ways_from_most(others, marked, k)):
-        seen += ways
-        if (seen * parties) << bits > allowed:
-            return most - above
-    raise AssertionError("unreachable: all ways together exceed what is allowed")
+    allowed, most = math.comb(others, k), min(marked, k)
+    seen = accumulate(_ways_from_most(others, marked, k))
+    return most - next(
+        above for above, ways in enumerate(seen) if (ways * parties) << bits > allowed
+    )
 
 
 def _one_sum_bits(n: int, f: int, k: int, t: int, least: int, smallest: int) -> float:

@@ -50,21 +50,32 @@ def read_sum(plan: RoundPlan, survivors: tuple[str, ...], words: list[Words]) ->
         FaultyParticipantOrCoordinator: a coordinate is beyond what honest survivors can sum to.
     """
     levels = np.empty(plan.layout.size, np.int64)
-    bound = len(survivors) * plan.quantiser.max_level
     beyond = 0
     for place in leaf_places(plan):
         if place.vector == 0:
             part = slice(place.start, place.start + place.count)
             opened = from_ring(words[0][part], plan.ring_bits, out=levels[part])
-            if opened.max() > bound or opened.min() < -bound:
-                # No abs(): that of -2^63, a possible value in a ring of 64 bits, is negative.
-                beyond += int(np.count_nonzero((opened > bound) | (opened < -bound)))
-    weight = int(from_ring(words[1], plan.weight_ring_bits)[0])
-    if beyond or not len(survivors) <= weight <= len(survivors) * plan.max_weight:
+            beyond += count_beyond(plan, len(survivors), 0, opened)
+    weight = from_ring(words[1], plan.weight_ring_bits)
+    require_within(beyond + count_beyond(plan, len(survivors), 1, weight))
+    return Result(survivors, levels, int(weight[0]), plan.quantiser, plan.max_weight)
+
+
+def count_beyond(plan: RoundPlan, survivors: int, vector: int, values: NDArray[np.int64]) -> int:
+    """How many of a vector's summed values no honest survivors can reach."""
+    most = survivors * (plan.quantiser.max_level if vector == 0 else plan.max_weight)
+    least = -most if vector == 0 else survivors
+    if values.max() <= most and values.min() >= least:
+        return 0
+    # No abs(): that of -2^63, a possible value in a ring of 64 bits, is negative.
+    return int(np.count_nonzero((values > most) | (values < least)))
+
+
+def require_within(beyond: int) -> None:
+    """C27: the sum is not used if a single value is out of range."""
+    if beyond:
         raise FaultyParticipantOrCoordinator(
-            f"the opened sum is out of range in {beyond} of {len(levels)} coordinates "
-            f"(or in its weight): a participant used another model, layout or range; "
-            "the sum is not used",
+            f"the opened sum is out of range in {beyond} places: a participant used another model, "
+            "layout or range; the sum is not used",
             step=Step.UNMASK,
         )
-    return Result(survivors, levels, weight, plan.quantiser, plan.max_weight)

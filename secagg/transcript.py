@@ -23,18 +23,21 @@ from secagg.edges import opening_pairs
 from secagg.errors import ConfigError, MalformedMessage, ProtocolError, Step
 from secagg.identity import Roster, labelled_hash
 from secagg.messages import (
+    BODIES,
     AgreedView,
     Dealing,
     KeyDirectory,
     LeafOutline,
     PadBoxes,
     Quorum,
+    ShareKeys,
     ShareKeysBody,
     Signed,
     SurvivorSet,
     Unmask,
     box_digest,
     decode_message,
+    downlink_step,
 )
 from secagg.plan import RoundPlan
 from secagg.records import Digest, decode, encode
@@ -129,12 +132,33 @@ def verify_transcript(data: bytes, roster: Roster) -> Verified:
         setting = Setting(plan, roster)
     except ConfigError as error:
         raise MalformedMessage(str(error)) from None
-    chain = chain_start(plan, roster)
+    chain, step = chain_start(plan, roster), Step.ADVERTISE_KEYS
     for link in transcript.links:
-        chain = chain_next(plan, chain, link.message)
+        chain, step = chain_next(plan, chain, link.message), _step_of(link.message, step)
         if chain != link.chain:
-            raise ProtocolError("the hash chain is broken: a message was changed, added or removed")
+            raise ProtocolError(
+                "the hash chain is broken: a message was changed, added or removed", step=step
+            )
     return _replay(setting, iter([link.message for link in transcript.links]), chain)
+
+
+def _step_of(data: bytes, before: Step) -> Step:
+    """The step that a message belongs to; that of the one before it where nobody can say."""
+    try:
+        message = decode_message(data)
+    except MalformedMessage:
+        return before
+    match message:
+        case Dealing():
+            return Step.SHARE_KEYS
+        case PadBoxes():
+            return Step.UNMASK
+        case Signed():
+            return BODIES[message.label].STEP if message.label in BODIES else before
+        case ShareKeys():
+            return Step.SHARE_KEYS
+        case _:
+            return downlink_step(message)
 
 
 def _replay(setting: Setting, messages: Iterator[bytes], chain: bytes) -> Verified:

@@ -15,9 +15,10 @@ from secagg.masking import Masking
 from secagg.messages import (
     AgreedView,
     Answer,
+    Dealing,
     KeyDirectory,
+    PadBoxes,
     Quorum,
-    ShareKeys,
     ShareKeysBody,
     Signed,
     SurvivorSet,
@@ -92,11 +93,11 @@ def places() -> range:
     return range(len(messages()))
 
 
-@pytest.mark.parametrize("place", range(12))
+@pytest.mark.parametrize("place", range(13))
 def test_every_message_is_held_by_the_chain(place: int) -> None:
     """C37: changed, removed, repeated or exchanged, without a new chain."""
     links = honest().links
-    assert len(links) == 13
+    assert len(links) == 14  # U1, 5 dealings, U2, U3, quorum, 4 answers, pad boxes
     *rest, last = links[place].message
     changed = replace(links[place], message=bytes([*rest, last ^ 1]))
     for spoilt in (
@@ -105,8 +106,9 @@ def test_every_message_is_held_by_the_chain(place: int) -> None:
         (*links[:place], links[place], *links[place:]),
         (*links[:place], links[place + 1], links[place], *links[place + 2 :]),
     ):
-        with pytest.raises(ProtocolError, match="hash chain"):
+        with pytest.raises(ProtocolError, match="hash chain") as caught:
             verify_transcript(encode(replace(honest(), links=spoilt)), ROSTER)
+        assert caught.value.step is not None
 
 
 def test_a_changed_chain_value_is_noticed() -> None:
@@ -147,10 +149,10 @@ def test_answers_below_the_threshold_or_out_of_order_are_noticed_under_a_new_cha
     """C37: the answers come last; the threshold of them must be there, each once."""
     parts = messages()
     for spoilt in (
-        parts[:-1],
-        parts[:-4],
-        [*parts, parts[-1]],
-        [*parts[:-2], parts[-1], parts[-2]],
+        [*parts[:-2], parts[-1]],
+        [*parts[:-5], parts[-1]],
+        [*parts[:-1], parts[-2], parts[-1]],
+        [*parts[:-3], parts[-2], parts[-3], parts[-1]],
     ):
         with pytest.raises(ProtocolError) as caught:
             verified(spoilt)
@@ -161,15 +163,17 @@ def test_an_answer_more_than_needed_shows_in_the_digest_alone() -> None:
     """What is proven without it is the same; that it was there is not provable."""
     network = make_round(7)  # t = q = 5: seven sign, five are needed
     network.run()
-    links = decode(Transcript, network.aggregator.transcript).links
+    *links, boxes = decode(Transcript, network.aggregator.transcript).links
     late = next(
         e.data for e in network.sent
         if e.label == "unmask" and e.data not in {link.message for link in links}
     )  # fmt: skip
     plan, roster = network.aggregator.plan, cohort(7).roster
-    more = (*links, Link(late, chain_next(plan, links[-1].chain, late)))
+    for message in (late, boxes.message):
+        links.append(Link(message, chain_next(plan, links[-1].chain, message)))
+    more = encode(Transcript(plan.encode(), roster.encode(), tuple(links)))
     first = verify_transcript(network.aggregator.transcript, roster)
-    second = verify_transcript(encode(Transcript(plan.encode(), roster.encode(), more)), roster)
+    second = verify_transcript(more, roster)
     assert first.survivors == second.survivors
     assert first.digest != second.digest
     assert set(first.answered) < set(second.answered)
@@ -191,8 +195,8 @@ def unsigned(records: tuple[Signed, ...]) -> tuple[Signed, ...]:
         (0, lambda m: KeyDirectory(m.keys[:-1]), Step.SHARE_KEYS),
         (0, lambda m: KeyDirectory(unsigned(m.keys)), Step.ADVERTISE_KEYS),
         (0, lambda m: KeyDirectory(m.keys[:2]), Step.ADVERTISE_KEYS),
-        (1, lambda m: ShareKeys(m.body, m.leaves[::-1]), Step.SHARE_KEYS),
-        (1, lambda m: ShareKeys(replace(m.body, signature=bytes(64)), m.leaves), Step.SHARE_KEYS),
+        (1, lambda m: Dealing(m.body, m.leaves[::-1]), Step.SHARE_KEYS),
+        (1, lambda m: Dealing(replace(m.body, signature=bytes(64)), m.leaves), Step.SHARE_KEYS),
         (6, lambda m: AgreedView(m.acknowledgements[:-1]), Step.MASKED_INPUT),
         (6, lambda m: AgreedView(unsigned(m.acknowledgements)), Step.ACKNOWLEDGE),
         (6, lambda m: AgreedView(m.acknowledgements[:2]), Step.ACKNOWLEDGE),
@@ -202,6 +206,9 @@ def unsigned(records: tuple[Signed, ...]) -> tuple[Signed, ...]:
         (8, lambda m: Quorum(unsigned(m.signatures)), Step.CONSISTENCY_CHECK),
         (9, lambda m: replace(m, signature=bytes(64)), Step.UNMASK),
         (9, lambda m: replace(m, sender=3), Step.UNMASK),
+        (13, lambda m: PadBoxes(m.boxes[:-1]), Step.UNMASK),
+        (13, lambda m: PadBoxes((*m.boxes, m.boxes[0])), Step.UNMASK),
+        (13, lambda m: PadBoxes((replace(m.boxes[0], box=bytes(9)), *m.boxes[1:])), Step.UNMASK),
     ],
 )
 def test_forged_messages_are_noticed_in_their_step_under_a_new_chain(
@@ -250,7 +257,7 @@ def test_an_answer_from_outside_u3_does_not_verify() -> None:
     assert isinstance(dropout, RemembersStates)
     state = dropout.states["Acknowledged"]
     held = {one.dealer: one.opened() for one in state.held}
-    answers = Masking().answers(range(5), frozenset({0, 1, 2, 4}), held)
+    answers = Masking().answers(frozenset({0, 1, 2, 4}), held)
     signed = Signed.create(plan, dropout.identity, Unmask(network.aggregator.view, answers))
     parts = messages()
     with pytest.raises(ProtocolError, match="from outside U3") as caught:
@@ -264,14 +271,14 @@ def test_a_dealing_from_outside_u1_is_no_part_of_a_transcript() -> None:
     network.run()
     parts = [link.message for link in decode(Transcript, network.aggregator.transcript).links]
     first, second = (decode_message(part) for part in parts[1:3])
-    assert isinstance(first, ShareKeys)
-    assert isinstance(second, ShareKeys)
+    assert isinstance(first, Dealing)
+    assert isinstance(second, Dealing)
     leaves = (second.leaves[0], *first.leaves[1:])
     root = merkle.root([leaf_digest(leaf) for leaf in leaves])
     body = replace(first.body.read(ShareKeysBody), leaves_root=root)
     signed = Signed.create(network.aggregator.plan, cohort(5).identities[4], body)
     with pytest.raises(ProtocolError, match="dealer is outside U1") as caught:
-        verified([*parts[:5], encode(ShareKeys(signed, leaves)), *parts[5:]])
+        verified([*parts[:5], encode(Dealing(signed, leaves)), *parts[5:]])
     assert caught.value.step is Step.SHARE_KEYS
 
 
