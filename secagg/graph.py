@@ -15,8 +15,8 @@ U3 is unique (a quorum of the whole cohort); and whoever signs U3 checks that ev
 has t holders in it (C21). docs/sparse-graphs.md derives every term.
 
 Source: Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS 2020),
-sections 3.4 and 4, for the events and for 2t > k + c; graph and union bound are our own, since
-theirs needs a graph that no party can steer.
+sections 3 and 4, for the events and for neighbours that are drawn by their owners; the union bound
+with C21 in it is our own.
 
 Deliberately not here: who is a neighbour of whom in a round (the signed lists say that), and any
 bound for colluders chosen after the lists are seen: there is none once f >= t.
