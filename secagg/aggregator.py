@@ -110,6 +110,7 @@ class Aggregator:
         self._bodies: dict[int, ShareKeysBody] = {}
         self._leaves: dict[int, tuple[Leaf, ...]] = {}
         self._dealings: dict[int, Dealing] = {}
+        self._dealings_digest = b""
         self._outlines: dict[int, dict[int, LeafOutline]] = {}
         self._boxes: dict[tuple[int, int], SealedPad] = {}
         self._view = View(b"", Edges({}))
@@ -256,10 +257,12 @@ class Aggregator:
         body = checks.verify(self._setting, signed, Acknowledge)
         if body.directory_digest != self._directory.digest:
             raise ProtocolError("acknowledges another U1 than the announced one", step=body.STEP)
-        if body.dealings_digest != checks.dealings_digest(self._setting, self._ordered_bodies()):
+        if body.dealings_digest != self._dealings_digest:
             raise ProtocolError("acknowledges other dealings than the announced", step=body.STEP)
-        dealers = [d for d, one in sorted(self._bodies.items()) if signed.sender in one.holders]
-        if [dealer for dealer in dealers if dealer in body.refused] != list(body.refused):
+        if list(body.refused) != sorted(set(body.refused)) or not all(
+            dealer in self._bodies and signed.sender in self._bodies[dealer].holders
+            for dealer in body.refused
+        ):
             raise ProtocolError("it refuses what was not dealt to it", step=body.STEP)
         return []
 
@@ -337,14 +340,16 @@ class Aggregator:
         self._require_enough(len(keys))
         directory = KeyDirectory(keys)
         self._directory_message = directory
-        self._directory = checks.read_directory(self._setting, directory)
+        self._directory = checks.known_directory(self._setting, directory)
         return self._announce("U1", directory, Step.SHARE_KEYS, self._directory.keys, now)
 
     def _close_share_keys(self, now: float) -> list[AggregatorOutput]:
         dealers = sorted(self._dealings)
         self._require_enough(len(dealers))
         self._transcript.append(*(encode(self._dealings[dealer]) for dealer in dealers))
-        dispatches = self._deliveries(dealers)
+        bodies = tuple(self._dealings[dealer].body for dealer in dealers)
+        self._dealings_digest = checks.dealings_digest(self._setting, bodies)
+        dispatches = self._deliveries(dealers, bodies)
         self._outlines = {dealer: self._dealings[dealer].by_holder() for dealer in dealers}
         self._boxes = {
             (dealer, leaf.holder): SealedPad(leaf.pad_box, leaf.pad_commitment)
@@ -482,12 +487,8 @@ class Aggregator:
         found = [(sender, one) for (name, sender), one in self._messages.items() if name == label]
         return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
-    def _ordered_bodies(self) -> tuple[Signed, ...]:
-        return tuple(self._dealings[dealer].body for dealer in sorted(self._dealings))
-
-    def _deliveries(self, dealers: list[int]) -> list[AggregatorOutput]:
+    def _deliveries(self, dealers: list[int], bodies: tuple[Signed, ...]) -> list[AggregatorOutput]:
         """To each holder every signed body, and its own leaves with their paths."""
-        bodies = self._ordered_bodies()
         delivered: dict[int, list[DeliveredLeaf]] = {holder: [] for holder in dealers}
         for dealer in dealers:
             outlines = self._dealings[dealer].leaves

@@ -130,6 +130,12 @@ def read_directory(setting: Setting, directory: KeyDirectory) -> Directory:
     publics = [key for one in keys.values() for key in public_halves(one)]
     if len(set(publics)) != len(publics):
         raise ProtocolError("two participants advertise one key", step=AdvertiseKeys.STEP)  # C06
+    return known_directory(setting, directory)
+
+
+def known_directory(setting: Setting, directory: KeyDirectory) -> Directory:
+    """A directory that this party has checked before, or has put together of checked keys."""
+    keys = {signed.sender: signed.read(AdvertiseKeys) for signed in directory.keys}
     return Directory(keys, labelled_hash("directory", setting.context, encode(directory)))
 
 

@@ -97,9 +97,11 @@ class Masking:
         mine, mask = Peer(index, keys[index]), suite.private_keys(plan.suite, secrets.mask)
         pairwise: list[Pairwise] = []
         for other in edges.neighbours(index):
-            dealer = edges.pad_dealer(index, other)
-            dealt = pads.get((dealer, index + other - dealer))
-            pad, commitment = (None, b"") if dealt is None else (dealt.pad, dealt.commitment)
+            pad, commitment = None, b""
+            if plan.suite != "x25519":
+                dealer = edges.pad_dealer(index, other)
+                dealt = pads[dealer, index + other - dealer]
+                pad, commitment = dealt.pad, dealt.commitment
             theirs = Peer(other, keys[other])
             seed = suite.pairwise_seed(plan.context, mine, theirs, mask, pad, commitment)
             pairwise.append(Pairwise(other, seed))

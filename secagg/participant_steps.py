@@ -286,7 +286,7 @@ class _Dealer:
 
 def acknowledge(me: Self, state: Dealt, delivery: ShareDelivery) -> tuple[Acknowledged, Signed]:
     """Step 2: open what every dealer dealt, and say which dealers' shares are wrong or missing."""
-    plan, directory = me.setting.plan, checks.read_directory(me.setting, state.directory)
+    plan, directory = me.setting.plan, checks.known_directory(me.setting, state.directory)
     bodies = checks.verify_all(me.setting, delivery.bodies, ShareKeysBody)
     checks.check_delivery(plan, directory, bodies, delivery)
     if state.own not in delivery.bodies:
