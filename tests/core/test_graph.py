@@ -31,6 +31,7 @@ from secagg.graph import (
     draw_neighbours,
     guarantee,
     opens_bits,
+    threshold,
 )
 from secagg.plan import MAX_COHORT, quorum
 from secagg.secret import Randomness
@@ -214,6 +215,30 @@ def test_chosen_parameters_keep_every_promise_and_no_smaller_k_does(
         )
 
 
+@pytest.mark.parametrize(
+    ("n", "f", "silent", "expected"), [(18, 2, 0, (5, 5)), (18, 6, 0, (8, 8)), (20, 4, 2, (9, 7))]
+)
+def test_one_sum_decides_with_the_quorum_that_it_is_defined_with(
+    n: int, f: int, silent: int, expected: tuple[int, int]
+) -> None:
+    """With one survivor less, (6, 6), (9, 9) and (10, 8) would be needed."""
+    assert choose(n, f, silent) == expected
+    k, t = expected
+    fewer = least_of(n, f) - 1
+    assert guarantee(n, f, k, t, fewer).one_sum_bits < SECURITY_BITS
+    assert guarantee(n, f, k, t, fewer + 1).one_sum_bits >= SECURITY_BITS
+
+
+@given(sizes())
+def test_threshold_is_the_smallest_that_keeps_two_kinds_of_share_apart(
+    some: tuple[int, int, int, int, int],
+) -> None:
+    n, f, k, _, least = some
+    t = threshold(n, f, k)
+    c = guarantee(n, f, k, 1, least).colluding_neighbours
+    assert 2 * t > k + c >= 2 * (t - 1)
+
+
 def works(n: int, f: int, k: int, t: int, least: int, silent: int) -> bool:
     promised = guarantee(n, f, k, t, least)
     return (
@@ -264,6 +289,8 @@ def test_colluders_who_reach_the_threshold_leave_no_guarantee() -> None:
         (lambda: choose(10, 3, 3), "enlarge the cohort"),
         (lambda: choose(10, 3, -1), "enlarge the cohort"),
         (lambda: choose(4, 1, 1), "complete graph"),
+        (lambda: threshold(10, 2, 10), "k < n"),
+        (lambda: threshold(10, 9, 3), "two honest"),
         (lambda: draw_neighbours(5, 5, 2, bytes), "index < n"),
         (lambda: draw_neighbours(5, 0, 5, bytes), "k < n"),
         (lambda: draw_neighbours(5, 0, 0, bytes), "1 <= k"),
