@@ -142,7 +142,7 @@ def test_a_message_of_another_step_is_refused_with_the_running_one(
 ) -> None:
     async def scenario(running: Federation, plan: RoundPlan) -> None:
         identity = enrolled.keys["ada"].identity()
-        early = encode(Signed.create(plan, identity, Acknowledge(bytes(32), ())))
+        early = encode(Signed.create(plan, identity, Acknowledge(bytes(32), bytes(32), ())))
         stub = running.rounds_of("ada")
         error = await refusal(
             stub.SubmitMessage(submit_request("ada", plan.context, early), timeout=CALL_S)

@@ -9,12 +9,13 @@ their real entry points.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from secagg import merkle, suite
 from secagg.aggregator import Aggregator
 from secagg.checks import leaf_digest, share_commitment
-from secagg.errors import Step
+from secagg.edges import seals_pad
+from secagg.errors import FaultyCoordinator, FaultyParticipant, Step
 from secagg.masking import Masking
 from secagg.messages import (
     BODIES,
@@ -38,13 +39,14 @@ from secagg.messages import (
     decode_message,
 )
 from secagg.outputs import AggregatorOutput, Dispatch
-from secagg.participant_steps import Dealt, Held
+from secagg.participant_steps import Advertised, Dealt, Held, Self, _held
 from secagg.plan import RoundPlan
 from secagg.records import encode
-from secagg.secret import MaskKeyShare, SelfMaskShare
+from secagg.scheme import DealtPad
+from secagg.secret import Pad, Share
 from secagg.spool import MemorySpool
 from secagg.suite import Peer
-from secagg.testing import SimulatedTenant, cohort, make_tenants
+from secagg.testing import SimulatedNetwork, SimulatedTenant, cohort, make_tenants
 
 
 class Coalition:
@@ -128,14 +130,16 @@ class Coalition:
     def delivery(self, holder: int, dealers: Iterable[int]) -> ShareDelivery:
         chosen = list(dealers)
         bodies = tuple(self.dealings[dealer].body for dealer in chosen)
-        return ShareDelivery(
-            bodies, tuple(self.leaf(dealer, holder) for dealer in chosen if dealer != holder)
-        )
+        dealt = (d for d in chosen if d != holder and holder in self.holders_of(d))
+        return ShareDelivery(bodies, tuple(self.leaf(dealer, holder) for dealer in dealt))
+
+    def holders_of(self, dealer: int) -> tuple[int, ...]:
+        return self.dealings[dealer].body.read(ShareKeysBody).holders
 
     def leaf(self, dealer: int, holder: int) -> DeliveredLeaf:
         leaves = self.dealings[dealer].leaves
         place = [leaf.holder for leaf in leaves].index(holder)
-        path = merkle.path([leaf_digest(leaf) for leaf in leaves], place)
+        path = merkle.path([leaf_digest(leaf.outline) for leaf in leaves], place)
         return DeliveredLeaf(dealer, leaves[place], path)
 
     def agreed(self, indices: Iterable[int]) -> AgreedView:
@@ -167,12 +171,55 @@ class Coalition:
         """Every answer that an honest tenant gave."""
         return {i: one.read(Unmask) for i, one in self.said.get(Unmask.LABEL, {}).items()}
 
+    def opened(self, colluders: Iterable[int]) -> set[tuple[int, int]]:
+        """(dealer, kind) of every secret of which coordinator and colluders have t shares.
+
+        They have what honest tenants released, and both shares that each colluder was dealt.
+        """
+        known: dict[tuple[int, int], set[int]] = {}
+        for holder, body in self.released().items():
+            for answer in body.answers:
+                known.setdefault((answer.dealer, answer.kind), set()).add(holder)
+        for dealer in self.dealings:
+            for holder in set(self.holders_of(dealer)) & set(colluders):
+                for kind in range(2):
+                    known.setdefault((dealer, kind), set()).add(holder)
+        return {what for what, by in known.items() if len(by) >= self.plan.share_threshold}
+
+    def keeps_private(self, colluders: Iterable[int]) -> None:
+        """Of no honest tenant can both its masks be taken off."""
+        opened = self.opened(colluders)
+        both = {dealer for dealer, _ in opened if {(dealer, 0), (dealer, 1)} <= opened}
+        assert both <= set(colluders)
+
     def redealt(self, dealer: int, leaves: Iterable[Leaf]) -> ShareKeys:
         """Other leaves under a dealer's new signature."""
         chosen = tuple(leaves)
         body = self.dealings[dealer].body.read(ShareKeysBody)
-        root = merkle.root([leaf_digest(leaf) for leaf in chosen])
-        return ShareKeys(self.sign(dealer, replace(body, leaves_root=root)), chosen)
+        root = merkle.root([leaf_digest(leaf.outline) for leaf in chosen])
+        holders = tuple(leaf.holder for leaf in chosen)
+        changed = replace(body, holders=holders, leaves_root=root)
+        return ShareKeys(self.sign(dealer, changed), chosen)
+
+
+def nobody_honest_is_blamed(
+    network: SimulatedNetwork, deviating: Iterable[str] = (), honest_coordinator: bool = True
+) -> None:
+    """Whoever is named with proof has deviated; everybody else's errors accuse nobody.
+
+    For every attack: the aggregator's verdicts (`FaultyParticipant`, evidence of an exclusion) name
+    deviating tenants, and tenants call no honest coordinator faulty.
+    """
+    guilty, errors = set(deviating), [one.error for one in network.refused]
+    errors += [tenant.failure for tenant in network.tenants.values() if tenant.failure]
+    errors += [network.error] if network.error else []
+    for error in errors:
+        if isinstance(error, FaultyParticipant):
+            assert error.participant in guilty
+            assert error.evidence
+        assert not (honest_coordinator and isinstance(error, FaultyCoordinator))
+    for one in network.excluded:
+        assert not one.evidence or one.participant in guilty
 
 
 class LyingAggregator(Aggregator):
@@ -214,8 +261,10 @@ class Dealing:
     """How a deviating dealer deals; the defaults are what an honest one does.
 
     `sealed` and `committed` change the share (33 bytes) of (holder, kind) that is sealed, or that
-    its commitment is to; `degree` adds to the polynomial's; the rest misplaces commitments and
-    bundles.
+    its commitment is to; `degree` adds to the polynomial's. `holders` chooses others than those
+    drawn. `pad` is the pad that goes into a holder's box, `committed_pad` the one that its leaf
+    commits to. `spoil` changes the finished leaves, before they are hashed and signed. The rest
+    misplaces commitments and bundles.
     """
 
     sealed: Callable[[int, int, bytes], bytes] = lambda holder, kind, share: share
@@ -228,56 +277,82 @@ class Dealing:
     sealed_for: Callable[[int], int] = lambda holder: holder
     sealed_by: int | None = None
     sealed_in: bytes | None = None
+    holders: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda drawn: drawn
+    pad: Callable[[int, Pad], Pad] = lambda holder, pad: pad
+    committed_pad: Callable[[int, Pad], Pad] = lambda holder, pad: pad
+    spoil: Callable[[list[Leaf]], list[Leaf]] = lambda leaves: leaves
 
     def make(self, tenant: SimulatedTenant, directory: KeyDirectory) -> ShareKeys:
         """Deal to all of `directory` from the tenant's real secrets, and go on with that."""
         participant = tenant.running
         me, state = participant._me, participant._state
-        secrets = state.secrets  # type: ignore[union-attr]
+        assert isinstance(state, Advertised)
         keys = {one.sender: one.read(AdvertiseKeys) for one in directory.keys}
+        holders = self.holders(tuple(one for one in state.drawn if one in keys))
         threshold = me.setting.plan.share_threshold + self.degree
-        shares = Masking().deal(secrets, tuple(keys), threshold, tenant.randomness)
-        leaves, kept = [], b""
-        for holder in keys:
-            openings = [tenant.randomness(32) for _ in range(2)]
-            values = [share.expose() for share in shares[holder]]
-            bundle = b"".join(
-                self.sealed(holder, kind, value) + opening
-                for kind, (value, opening) in enumerate(zip(values, openings, strict=True))
-            )
-            kept = bundle if holder == me.index else kept
-            encapsulation, box = self._seal(
-                me.index, holder, keys, me.setting, secrets, bundle, tenant
-            )
-            commitments = tuple(
-                share_commitment(
-                    me.setting.context,
-                    self.committed_kind(kind),
-                    me.index if self.committed_dealer is None else self.committed_dealer,
-                    self.committed_holder(holder),
-                    self.committed(holder, kind, value),
-                    opening,
-                )
-                for kind, (value, opening) in enumerate(zip(values, openings, strict=True))
-            )
-            leaves.append(Leaf(holder, encapsulation, box, commitments))
-        commitment = Masking().secret_commitment(me.setting.plan, me.index, secrets)
-        root = merkle.root([leaf_digest(leaf) for leaf in leaves])
-        body = ShareKeysBody(tuple(keys), bytes(32) if self.other_secret else commitment, root)
-        own = me.sign(body)
-        held = Held(
-            me.index, SelfMaskShare(kept[:33]), kept[33:65], MaskKeyShare(kept[65:98]), kept[98:]
-        )
-        participant._state = Dealt(secrets, directory, own, held)
+        shares = Masking().deal(state.secrets, holders, threshold, tenant.randomness)
+        dealer = _DeviatingDealer(self, tenant, me, state, keys)
+        leaves = self.spoil([dealer.leaf(holder, shares[holder]) for holder in holders])
+        commitment = Masking().secret_commitment(me.setting.plan, me.index, state.secrets)
+        root = merkle.root([leaf_digest(leaf.outline) for leaf in leaves])
+        own = me.sign(ShareKeysBody(holders, bytes(32) if self.other_secret else commitment, root))
+        kept, pads = tuple(dealer.kept), tuple(dealer.pads)
+        participant._state = Dealt(state.secrets, directory, own, kept, pads)
         return ShareKeys(own, tuple(leaves))
 
-    def _seal(self, dealer, holder, keys, setting, secrets, bundle, tenant):  # type: ignore[no-untyped-def]
-        if holder == dealer:
-            return b"", b""
-        sender = dealer if self.sealed_by is None else self.sealed_by
-        receiver = self.sealed_for(holder)
+
+@dataclass
+class _DeviatingDealer:
+    how: Dealing
+    tenant: SimulatedTenant
+    me: Self
+    state: Advertised
+    keys: Mapping[int, AdvertiseKeys]
+    kept: list[Held] = field(default_factory=list)
+    pads: list[DealtPad] = field(default_factory=list)
+
+    def leaf(self, holder: int, shares: tuple[Share, ...]) -> Leaf:
+        how, randomness = self.how, self.tenant.randomness
+        values = [(kind, share.expose(), randomness(32)) for kind, share in enumerate(shares)]
+        bundle = b"".join(how.sealed(holder, kind, value) + r for kind, value, r in values)
+        commitments = tuple(
+            share_commitment(
+                self.me.setting.context,
+                how.committed_kind(kind),
+                self.me.index if how.committed_dealer is None else how.committed_dealer,
+                how.committed_holder(holder),
+                how.committed(holder, kind, value),
+                opening,
+            )
+            for kind, value, opening in values
+        )
+        if holder == self.me.index:
+            self.kept.append(_held(holder, bundle))
+            return Leaf(holder, b"", b"", commitments)
+        encapsulation, sealed = self._seal(holder, bundle)
+        return Leaf(holder, encapsulation, sealed, commitments, *self._pad(holder))
+
+    def _seal(self, holder: int, bundle: bytes) -> tuple[bytes, bytes]:
+        how, plan = self.how, self.me.setting.plan
+        sender = self.me.index if how.sealed_by is None else how.sealed_by
+        receiver = how.sealed_for(holder)
         return suite.seal(
-            self.sealed_in or setting.context, Peer(sender, keys[sender]),
-            Peer(receiver, keys[receiver]), suite.channel_private(secrets.channel), bundle,
-            tenant.randomness,
-        )  # fmt: skip
+            how.sealed_in or plan.context,
+            Peer(sender, self.keys[sender]),
+            Peer(receiver, self.keys[receiver]),
+            suite.private_keys(plan.suite, self.state.secrets.channel),
+            bundle,
+            self.tenant.randomness,
+        )
+
+    def _pad(self, holder: int) -> tuple[bytes, bytes]:
+        plan, index, how = self.me.setting.plan, self.me.index, self.how
+        if not seals_pad(plan, index, holder):
+            return b"", b""
+        pad = how.pad(holder, suite.pad_of(plan.context, self.state.secrets.mask, index, holder))
+        mine, theirs = Peer(index, self.keys[index]), Peer(holder, self.keys[holder])
+        box, _ = suite.seal_pad(plan.context, mine, theirs, pad)
+        committed = how.committed_pad(holder, pad)
+        commitment = suite.pad_commitment(plan.context, index, holder, committed, box)
+        self.pads.append(DealtPad(index, holder, pad, commitment))
+        return box, commitment

@@ -47,7 +47,12 @@ from secagg.testing import (
     make_tenants,
 )
 from secagg.testing.invariants import check_invariants
-from tests.core.deviating import Coalition, Dealing, fresh_aggregator
+from tests.core.deviating import (
+    Coalition,
+    Dealing,
+    fresh_aggregator,
+    nobody_honest_is_blamed,
+)
 
 # ---------------------------------------------------------------------------- deviating tenants
 
@@ -85,12 +90,8 @@ class ComplainsAboutOne(Rewriting):
 
     def rewrite(self, body: object) -> object:
         if isinstance(body, Acknowledge):
-            return replace(
-                body,
-                verdicts=tuple(
-                    replace(v, ok=v.ok and v.dealer not in self.about) for v in body.verdicts
-                ),
-            )
+            own, n = self.running.plan.index(self.name), self.running.plan.n
+            return replace(body, refused=tuple(d for d in self.about if d != own and d < n))
         return body
 
 
@@ -123,14 +124,24 @@ class AcknowledgesAnotherU1(Rewriting):
         return replace(body, directory_digest=bytes(32)) if isinstance(body, Acknowledge) else body
 
 
-class LeavesOutAVerdict(Rewriting):
+class AcknowledgesOtherDealings(Rewriting):
     def rewrite(self, body: object) -> object:
-        return replace(body, verdicts=body.verdicts[1:]) if isinstance(body, Acknowledge) else body
+        return replace(body, dealings_digest=bytes(32)) if isinstance(body, Acknowledge) else body
+
+
+class RefusesNobodyKnowsWhom(Rewriting):
+    def rewrite(self, body: object) -> object:
+        return replace(body, refused=(99,)) if isinstance(body, Acknowledge) else body
+
+
+class RefusesOneTwice(Rewriting):
+    def rewrite(self, body: object) -> object:
+        return replace(body, refused=(3, 3)) if isinstance(body, Acknowledge) else body
 
 
 class SignsAnotherU3(Rewriting):
     def rewrite(self, body: object) -> object:
-        return replace(body, members=body.members[1:]) if isinstance(body, Survivors) else body
+        return replace(body, members_digest=bytes(32)) if isinstance(body, Survivors) else body
 
 
 def lies_at_unmask(change: Callable[[Unmask], Unmask]) -> type[Rewriting]:
@@ -165,6 +176,7 @@ def run(kinds: dict[str, type[SimulatedTenant]], n: int = 5, **more: object) -> 
     network = make_round(n, kinds=kinds, **more)  # type: ignore[arg-type]
     network.run()
     check_invariants(network, deviating=kinds)
+    nobody_honest_is_blamed(network, deviating=kinds)
     return network
 
 
@@ -179,8 +191,8 @@ def survivors(network: SimulatedNetwork) -> tuple[str, ...]:
     "kind",
     [
         UploadsUnderAnotherView, CommitsToAnotherView, CommitsToAnotherRoot,
-        AnnouncesAnotherLength, AcknowledgesAnotherU1, LeavesOutAVerdict, ComplainsAboutOne,
-        ComplainsAboutAll,
+        AnnouncesAnotherLength, AcknowledgesAnotherU1, AcknowledgesOtherDealings,
+        RefusesNobodyKnowsWhom, RefusesOneTwice, ComplainsAboutOne, ComplainsAboutAll,
     ],
 )  # fmt: skip
 def test_one_deviating_tenant_costs_one_place_and_not_the_round(
@@ -813,7 +825,7 @@ def test_the_most_negative_word_of_the_widest_ring_is_out_of_range() -> None:
         to_ring(np.array([-(2**63), 0], np.int64), 64),
         to_ring(np.array([4], np.int64), plan.weight_ring_bits),
     ]
-    with pytest.raises(FaultyParticipantOrCoordinator, match="1 of 2"):
+    with pytest.raises(FaultyParticipantOrCoordinator, match="in 1 places"):
         read_sum(plan, plan.cohort, words)
 
 

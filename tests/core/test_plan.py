@@ -49,6 +49,10 @@ def test_n_largest_levels_fit_the_ring_with_room_to_spare(chosen: tuple[Cohort, 
     assert plan.n * plan.max_weight << (plan.guard_bits - 1) < 2 ** (plan.weight_ring_bits - 1)
 
 
+def sparse(**sizes: int) -> RoundPlan:
+    return replace(cohort(8).plan(1, max_colluders=1, neighbours=6), **sizes)
+
+
 BROKEN: dict[str, Callable[[], RoundPlan]] = {
     "SHA-256": lambda: replace(PLAN, model_digest=b"short"),
     "suite": lambda: replace(PLAN, suite="none"),  # type: ignore[arg-type]
@@ -60,6 +64,10 @@ BROKEN: dict[str, Callable[[], RoundPlan]] = {
     "cohort has 3": lambda: cohort(5).plan(cohort=("t000", "t001"), max_colluders=0),
     f"to {MAX_COHORT}": lambda: replace(PLAN, cohort=("a",)),
     "0 <= f": lambda: replace(PLAN, max_colluders=-1),
+    "2t = 4 is above k": lambda: sparse(share_threshold=2),
+    "t = 7 <= k": lambda: sparse(share_threshold=7),
+    "above the 1 holders that may collude": lambda: sparse(share_threshold=1),
+    "make one sum": lambda: cohort(12).plan(1, max_colluders=1, neighbours=6),
     "at most n": lambda: replace(PLAN, share_threshold=6),
     "above f": lambda: replace(PLAN, share_threshold=1),
     "2t = 6": lambda: replace(PLAN, share_threshold=3),
@@ -111,6 +119,8 @@ CHANGES: dict[str, RoundPlan] = {
     "guard": replace(PLAN, ring_bits=30, weight_ring_bits=30, guard_bits=5),
     "max_weight": replace(PLAN, max_weight=99),
     "f": replace(PLAN, max_colluders=0),
+    "suite": replace(PLAN, suite="x25519"),
+    "k": replace(PLAN, share_count=4),
     "t": replace(PLAN, share_threshold=5),
     "min_survivors": replace(PLAN, min_survivors=5),
     "cohort": replace(PLAN, cohort=("t000", "t001", "t002", "t003", "t005")),
@@ -130,15 +140,32 @@ def test_no_two_of_these_changes_share_a_context() -> None:
     assert len({plan.context for plan in CHANGES.values()}) == len(CHANGES)
 
 
-def test_a_stated_quorum_or_share_count_that_does_not_follow_is_malformed() -> None:
-    """C01, C29."""
-    whole = PLAN.encode()
-    sizes = b"".join(value.to_bytes(4) for value in (1, 5, 4, 4, 4))
+def with_sizes(*changed: int) -> bytes:
+    """The plan's bytes with other f, k, t, q and min_survivors."""
+    whole, sizes = PLAN.encode(), b"".join(value.to_bytes(4) for value in (1, 5, 4, 4, 4))
     assert whole.count(sizes) == 1
-    for wrong in ((1, 4, 4, 4, 4), (1, 5, 4, 3, 4), (1, 5, 4, 5, 4)):
-        changed = b"".join(value.to_bytes(4) for value in wrong)
-        with pytest.raises(MalformedMessage, match="do not follow"):
-            RoundPlan.decode(whole.replace(sizes, changed))
+    return whole.replace(sizes, b"".join(value.to_bytes(4) for value in changed))
+
+
+@pytest.mark.parametrize("sizes", [(1, 5, 4, 3, 4), (1, 5, 4, 5, 4), (0, 5, 4, 4, 4)])
+def test_a_stated_quorum_that_does_not_follow_is_malformed(sizes: tuple[int, ...]) -> None:
+    """C01, C29."""
+    with pytest.raises(MalformedMessage, match="does not follow"):
+        RoundPlan.decode(with_sizes(*sizes))
+
+
+@pytest.mark.parametrize("sizes", [(1, 6, 4, 4, 4), (1, 0, 4, 4, 4), (1, 3, 4, 4, 4)])
+def test_a_stated_share_count_that_cannot_work_is_malformed(sizes: tuple[int, ...]) -> None:
+    """C29."""
+    with pytest.raises(MalformedMessage, match="0 < t"):
+        RoundPlan.decode(with_sizes(*sizes))
+
+
+def test_a_plan_that_is_made_sparse_on_its_way_is_another_round() -> None:
+    """C03: what was signed for the complete graph does not verify on a sparse one."""
+    sparse = RoundPlan.decode(with_sizes(1, 4, 4, 4, 4))
+    assert not sparse.complete
+    assert sparse.context != PLAN.context
 
 
 def test_a_roster_refuses_keys_without_proof_and_names_that_stand_twice() -> None:

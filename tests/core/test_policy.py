@@ -9,7 +9,7 @@ from secagg.errors import ConfigError, PolicyRefused
 from secagg.identity import Identity, Member, Roster
 from secagg.ledger import MemoryLedger
 from secagg.participant import Participant
-from secagg.plan import RoundPlan
+from secagg.plan import SUITES, RoundPlan
 from secagg.policy import MAX_ROUND_JUMP, Policy
 from secagg.testing import SeededRandomness, cohort, make_round
 
@@ -51,12 +51,15 @@ REFUSED: dict[str, Callable[[], RoundPlan]] = {
     "layout_digests": lambda: MEMBERS.plan(7, max_weight=50),
     "max_clip": lambda: MEMBERS.plan(max_weight=50, clip=1.0000001),
     "max_weight": lambda: MEMBERS.plan(max_weight=51),
+    "suites": lambda: MEMBERS.plan(max_weight=50, suite="x25519"),
+    "complete_up_to": lambda: MEMBERS.plan(max_weight=50, neighbours=6),
 }
 
 
 @pytest.mark.parametrize("clause", REFUSED)
 def test_each_clause_refuses_by_its_name_before_anything_is_said(clause: str) -> None:
-    """C28: f understated, few survivors, another model or layout, a larger clip or weight."""
+    """C28: f understated, few survivors, another model or layout, a larger clip or weight, a
+    downgrade of suite or graph."""
     one = participant(REFUSED[clause]())
     with pytest.raises(PolicyRefused, match=clause) as caught:
         one.start()
@@ -80,6 +83,15 @@ def test_each_clause_of_a_stricter_policy_refuses_by_its_name(clause: str, polic
     with pytest.raises(PolicyRefused) as caught:
         participant(ALLOWED, policy).start()
     assert caught.value.clause == clause
+
+
+def test_a_policy_that_says_so_takes_part_in_a_sparse_round_or_in_the_older_suite() -> None:
+    """C28."""
+    for plan, willing in (
+        (REFUSED["suites"](), replace(STRICT, suites=SUITES)),
+        (REFUSED["complete_up_to"](), replace(STRICT, complete_up_to=6)),
+    ):
+        assert participant(plan, willing).start()
 
 
 @pytest.mark.parametrize(
