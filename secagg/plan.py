@@ -241,11 +241,12 @@ def quorum(n: int, f: int) -> int:
 
 def shares(n: int, f: int, neighbours: int | None, dropout: float) -> tuple[int, int]:
     """The default (k, t): see `RoundPlan.create`."""
+    if not 3 <= n <= MAX_COHORT:
+        return n, quorum(n, f)  # no cohort at all: the clauses say so
     if neighbours == n or (neighbours is None and n <= COMPLETE_UP_TO):
         return n, quorum(n, f)
-    k, t = graph.choose(n, f, math.ceil(dropout * n))
     if neighbours is None:
-        return k, t
+        return graph.choose(n, f, math.ceil(dropout * n))
     return neighbours, graph.threshold(n, f, neighbours)
 
 
