@@ -16,6 +16,8 @@ from secagg.aggregator import Aggregator
 from secagg.checks import leaf_digest, share_commitment
 from secagg.edges import seals_pad
 from secagg.errors import FaultyCoordinator, FaultyParticipant, Step
+from secagg.identity import sha256
+from secagg.ledger import Act, Entry
 from secagg.masking import Masking
 from secagg.messages import (
     BODIES,
@@ -36,17 +38,28 @@ from secagg.messages import (
     SurvivorSet,
     Unmask,
     UploadCommitment,
+    UploadHeader,
     decode_message,
 )
 from secagg.outputs import AggregatorOutput, Dispatch
-from secagg.participant_steps import Advertised, Dealt, Held, Self, _held
-from secagg.plan import RoundPlan
+from secagg.participant_steps import Acknowledged, Advertised, Dealt, Held, Self, _held
+from secagg.plan import SUITES, RoundPlan
 from secagg.records import encode
 from secagg.scheme import DealtPad
 from secagg.secret import Pad, Share
 from secagg.spool import MemorySpool
 from secagg.suite import Peer
 from secagg.testing import SimulatedNetwork, SimulatedTenant, cohort, make_tenants
+
+# Two suites on two graphs. Sparse: f = 1, k = 5, t = 4, q = 5; one may drop out and no more.
+PLANS: dict[str, RoundPlan] = {
+    f"{graph}, {suite}": members.plan(4, suite=suite, **sizes)  # type: ignore[arg-type]
+    for graph, members, sizes in (
+        ("complete", cohort(5), {}),
+        ("sparse", cohort(8), {"max_colluders": 1, "neighbours": 5}),
+    )
+    for suite in SUITES
+}
 
 
 class Coalition:
@@ -55,7 +68,7 @@ class Coalition:
     def __init__(
         self, n: int = 5, plan: RoundPlan | None = None, kinds: Mapping[str, type] | None = None
     ) -> None:
-        self.members = cohort(n)
+        self.members = cohort(n if plan is None else plan.n)
         self.plan = plan or self.members.plan(4)
         self.tenants = make_tenants(self.members, self.plan, kinds=kinds)
         self.said: dict[str, dict[int, Signed]] = {}
@@ -356,3 +369,57 @@ class _DeviatingDealer:
         commitment = suite.pad_commitment(plan.context, index, holder, committed, box)
         self.pads.append(DealtPad(index, holder, pad, commitment))
         return box, commitment
+
+
+# ---------------------------------------------------------------------------- deviating tenants
+
+
+class Rewriting(SimulatedTenant):
+    """Honest, but for what `rewrite` makes of its messages before they are signed."""
+
+    def rewrite(self, body: object) -> object:
+        return body
+
+    def execute(self, outputs):  # type: ignore[no-untyped-def]
+        return [self._rewritten(message) for message in super().execute(outputs)]
+
+    def _rewritten(self, data: bytes) -> bytes:
+        message = decode_message(data)
+        if not isinstance(message, Signed):
+            return data
+        kinds = (AdvertiseKeys, Acknowledge, UploadHeader, UploadCommitment, Survivors, Unmask)
+        (kind,) = (one for one in kinds if message.label == one.LABEL)
+        before = message.read(kind)
+        after = self.rewrite(before)
+        if after == before:
+            return data
+        signed = Signed.create(self.running.plan, self.identity, after)  # type: ignore[arg-type]
+        state = self.running._state
+        if isinstance(state, Acknowledged):  # a good liar remembers what it said
+            self.running._state = replace(state, own=signed)
+        return encode(signed)
+
+
+def lies_at_unmask(change: Callable[[Unmask], Unmask]) -> type[Rewriting]:
+    class LiesAtUnmask(Rewriting):
+        def rewrite(self, body: object) -> object:
+            return change(body) if isinstance(body, Unmask) else body
+
+    return LiesAtUnmask
+
+
+def deals(dealing: Dealing) -> type[SimulatedTenant]:
+    class Deals(SimulatedTenant):
+        def receive(self, message: bytes) -> list[bytes]:
+            parsed = decode_message(message)
+            if isinstance(parsed, KeyDirectory):
+                made = encode(dealing.make(self, parsed))
+                self._commit_dealing(message, made)
+                return [made]
+            return super().receive(message)
+
+        def _commit_dealing(self, message: bytes, made: bytes) -> None:
+            entry = Entry(Act.DEALT, sha256(message), made)
+            self.ledger.commit(self.identity.public_key, self.running.plan.context, entry)
+
+    return Deals

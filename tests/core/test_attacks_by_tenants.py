@@ -22,7 +22,6 @@ from secagg.errors import (
 from secagg.messages import (
     Acknowledge,
     AdvertiseKeys,
-    KeyDirectory,
     Leaf,
     ShareKeys,
     Signed,
@@ -34,6 +33,7 @@ from secagg.messages import (
 )
 from secagg.outputs import Excluded
 from secagg.participant_steps import Acknowledged
+from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.shamir import PRIME
 from secagg.testing import (
@@ -47,56 +47,39 @@ from secagg.testing import (
     make_tenants,
 )
 from secagg.testing.invariants import check_invariants
+from secagg.testing.network import Envelope
 from tests.core.deviating import (
+    PLANS,
     Coalition,
     Dealing,
+    Rewriting,
+    deals,
     fresh_aggregator,
+    lies_at_unmask,
     nobody_honest_is_blamed,
 )
 
 # ---------------------------------------------------------------------------- deviating tenants
 
 
-class Rewriting(SimulatedTenant):
-    """Honest, but for what `rewrite` makes of its messages before they are signed."""
+class ComplainsAboutAll(Rewriting):
+    """About everybody who dealt to it, without reason."""
 
     def rewrite(self, body: object) -> object:
-        return body
+        return replace(body, refused=self.chosen()) if isinstance(body, Acknowledge) else body
 
-    def execute(self, outputs):  # type: ignore[no-untyped-def]
-        return [self._rewritten(message) for message in super().execute(outputs)]
-
-    def _rewritten(self, data: bytes) -> bytes:
-        message = decode_message(data)
-        if not isinstance(message, Signed):
-            return data
-        kinds = (AdvertiseKeys, Acknowledge, UploadHeader, UploadCommitment, Survivors, Unmask)
-        (kind,) = (one for one in kinds if message.label == one.LABEL)
-        before = message.read(kind)
-        after = self.rewrite(before)
-        if after == before:
-            return data
-        signed = Signed.create(self.running.plan, self.identity, after)  # type: ignore[arg-type]
+    def chosen(self) -> tuple[int, ...]:
         state = self.running._state
-        if isinstance(state, Acknowledged):  # a good liar remembers what it said
-            self.running._state = replace(state, own=signed)
-        return encode(signed)
+        assert isinstance(state, Acknowledged)
+        own = self.running.plan.index(self.name)
+        return tuple(one.dealer for one in state.held if one.dealer != own)
 
 
-class ComplainsAboutOne(Rewriting):
-    """About t003, without reason."""
+class ComplainsAboutOne(ComplainsAboutAll):
+    """About t003, or the last one that dealt to it before t003."""
 
-    about: tuple[int, ...] = (3,)
-
-    def rewrite(self, body: object) -> object:
-        if isinstance(body, Acknowledge):
-            own, n = self.running.plan.index(self.name), self.running.plan.n
-            return replace(body, refused=tuple(d for d in self.about if d != own and d < n))
-        return body
-
-
-class ComplainsAboutAll(ComplainsAboutOne):
-    about = tuple(range(16))
+    def chosen(self) -> tuple[int, ...]:
+        return tuple(dealer for dealer in super().chosen() if dealer <= 3)[-1:]
 
 
 class UploadsUnderAnotherView(Rewriting):
@@ -144,36 +127,17 @@ class SignsAnotherU3(Rewriting):
         return replace(body, members_digest=bytes(32)) if isinstance(body, Survivors) else body
 
 
-def lies_at_unmask(change: Callable[[Unmask], Unmask]) -> type[Rewriting]:
-    class LiesAtUnmask(Rewriting):
-        def rewrite(self, body: object) -> object:
-            return change(body) if isinstance(body, Unmask) else body
-
-    return LiesAtUnmask
+@pytest.fixture(params=PLANS)
+def plan(request: pytest.FixtureRequest) -> RoundPlan:
+    """Both suites, complete and sparse."""
+    return PLANS[request.param]
 
 
-def deals(dealing: Dealing) -> type[SimulatedTenant]:
-    class Deals(SimulatedTenant):
-        def receive(self, message: bytes) -> list[bytes]:
-            parsed = decode_message(message)
-            if isinstance(parsed, KeyDirectory):
-                made = encode(dealing.make(self, parsed))
-                self._commit_dealing(message, made)
-                return [made]
-            return super().receive(message)
-
-        def _commit_dealing(self, message: bytes, made: bytes) -> None:
-            from secagg.identity import sha256
-            from secagg.ledger import Act, Entry
-
-            entry = Entry(Act.DEALT, sha256(message), made)
-            self.ledger.commit(self.identity.public_key, self.running.plan.context, entry)
-
-    return Deals
-
-
-def run(kinds: dict[str, type[SimulatedTenant]], n: int = 5, **more: object) -> SimulatedNetwork:
-    network = make_round(n, kinds=kinds, **more)  # type: ignore[arg-type]
+def run(
+    kinds: dict[str, type[SimulatedTenant]], plan: RoundPlan | None = None, **more: object
+) -> SimulatedNetwork:
+    chosen = plan or cohort(5).plan()
+    network = make_round(chosen.n, plan=chosen, kinds=kinds, **more)  # type: ignore[arg-type]
     network.run()
     check_invariants(network, deviating=kinds)
     nobody_honest_is_blamed(network, deviating=kinds)
@@ -196,11 +160,11 @@ def survivors(network: SimulatedNetwork) -> tuple[str, ...]:
     ],
 )  # fmt: skip
 def test_one_deviating_tenant_costs_one_place_and_not_the_round(
-    kind: type[SimulatedTenant],
+    kind: type[SimulatedTenant], plan: RoundPlan
 ) -> None:
     """C16, C17, C18 and complaints: n = 5 opens over 4."""
-    opened = survivors(run({"t001": kind}))
-    assert len(opened) == 4
+    opened = survivors(run({"t001": kind}, plan))
+    assert len(opened) == plan.n - 1
 
 
 def test_a_false_complaint_costs_the_complainant() -> None:
@@ -223,7 +187,7 @@ def test_a_repeated_dispute_costs_the_one_with_more_of_them() -> None:
 
 
 def test_f_complainants_about_everybody_cost_f_places() -> None:
-    network = run({"t001": ComplainsAboutAll, "t004": ComplainsAboutAll}, n=7)
+    network = run({"t001": ComplainsAboutAll, "t004": ComplainsAboutAll}, cohort(7).plan())
     assert survivors(network) == ("t000", "t002", "t003", "t005", "t006")
 
 
@@ -285,11 +249,11 @@ def first_share(change: Callable[[bytes], bytes]) -> Callable[[Unmask], Unmask]:
     ids=["zero", "one bit", "p", "beyond p", "opening", "another dealer's"],
 )  # fmt: skip
 def test_a_wrong_share_names_its_holder_with_evidence_and_the_round_goes_on(
-    change: Callable[[Unmask], Unmask],
+    change: Callable[[Unmask], Unmask], plan: RoundPlan
 ) -> None:
     """C25, C36."""
-    network = run({"t000": lies_at_unmask(change)})
-    assert len(survivors(network)) == 5
+    network = run({"t000": lies_at_unmask(change)}, plan)
+    assert len(survivors(network)) == plan.n
     (excluded,) = (one for one in network.excluded if one.evidence)
     assert (excluded.participant, excluded.step) == ("t000", Step.UNMASK)
     assert "t000" in excluded.reason
@@ -318,11 +282,11 @@ def test_a_wrong_share_names_its_holder_with_evidence_and_the_round_goes_on(
     ids=["fewer", "none", "twice", "reversed", "other kind", "no kind", "no dealer", "view"],
 )  # fmt: skip
 def test_answers_for_other_dealers_or_kinds_name_their_holder_and_the_round_goes_on(
-    change: Callable[[Unmask], Unmask],
+    change: Callable[[Unmask], Unmask], plan: RoundPlan
 ) -> None:
     """C25."""
-    network = run({"t000": lies_at_unmask(change)})
-    assert len(survivors(network)) == 5
+    network = run({"t000": lies_at_unmask(change)}, plan)
+    assert len(survivors(network)) == plan.n
     assert [one.participant for one in network.excluded if one.evidence] == ["t000"]
 
 
@@ -335,8 +299,8 @@ def test_wrong_shares_of_more_than_one_open_nothing_in_a_round_of_five() -> None
 
 
 def one_off(holder: int, kind: int, share: bytes) -> bytes:
-    """Off the polynomial for holder 2, and committed so."""
-    return ((int.from_bytes(share) + (holder == 2)) % PRIME).to_bytes(33)
+    """Off the polynomial for every second holder, and committed so."""
+    return ((int.from_bytes(share) + holder % 2) % PRIME).to_bytes(33)
 
 
 SURVIVES, DROPS_OUT = (), (Silence("t004", Step.ACKNOWLEDGE),)
@@ -355,25 +319,43 @@ SURVIVES, DROPS_OUT = (), (Silence("t004", Step.ACKNOWLEDGE),)
          "another secret"],
 )  # fmt: skip
 def test_a_dealer_whose_shares_rebuild_something_else_is_named_and_nothing_opens(
-    dealing: Dealing, faults: tuple[Silence, ...]
+    dealing: Dealing, faults: tuple[Silence, ...], plan: RoundPlan
 ) -> None:
     """C26: its holders are honest, and none of them is blamed."""
-    network = make_round(5, kinds={"t004": deals(dealing)}, faults=faults)
-    outcome = network.run()
-    assert outcome.result is None
-    assert isinstance(outcome.error, FaultyParticipant)
-    assert outcome.error.participant == "t004"
-    assert not [one for one in outcome.excluded if one.evidence]
+    network = run({"t004": deals(dealing)}, plan, faults=faults)
+    named_with_its_dealing(network, "t004")
 
 
-def test_a_dealing_that_is_honest_in_all_but_its_maker_opens() -> None:
-    assert len(survivors(run({"t004": deals(Dealing())}))) == 5
+def named_with_its_dealing(network: SimulatedNetwork, name: str) -> None:
+    """Nothing opened, `name` is faulty, and the evidence is its dealing and what it rebuilt to."""
+    error = network.outcome.error
+    assert network.outcome.result is None
+    assert isinstance(error, FaultyParticipant)
+    assert (error.participant, error.step) == (name, Step.UNMASK)
+    sent = [(e.tenant, e.label, decode_message(e.data)) for e in network.sent if is_signed(e)]
+    dealt = [m for tenant, _, m in sent if tenant == name and isinstance(m, ShareKeys)]
+    answers = [m for _, label, m in sent if label == Unmask.LABEL]
+    assert dealt[0].body.digest in error.evidence
+    assert {m.digest for m in answers if isinstance(m, Signed)} & set(error.evidence)
+    assert not [one for one in network.excluded if one.evidence]
 
 
-def test_shares_that_do_not_match_their_commitments_cost_the_dealer_its_place() -> None:
+def is_signed(envelope: Envelope) -> bool:
+    return envelope.up and envelope.label != "upload_chunk"
+
+
+def test_a_dealing_that_is_honest_in_all_but_its_maker_opens(plan: RoundPlan) -> None:
+    assert len(survivors(run({"t004": deals(Dealing())}, plan))) == plan.n
+    gone = run({"t004": deals(Dealing())}, plan, faults=DROPS_OUT)
+    assert len(survivors(gone)) == plan.n - 1
+
+
+def test_shares_that_do_not_match_their_commitments_cost_the_dealer_its_place(
+    plan: RoundPlan,
+) -> None:
     """C11: every holder complains, so that the dealer is the smallest set."""
-    network = run({"t004": deals(Dealing(sealed=lambda holder, kind, share: bytes(33)))})
-    assert survivors(network) == ("t000", "t001", "t002", "t003")
+    network = run({"t004": deals(Dealing(sealed=lambda holder, kind, share: bytes(33)))}, plan)
+    assert set(plan.cohort) - set(survivors(network)) == {"t004"}
 
 
 def test_two_signed_messages_for_one_step_prove_their_sender_faulty() -> None:
