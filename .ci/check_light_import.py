@@ -10,7 +10,7 @@ those that the very same third-party modules load without it.
 import subprocess
 import sys
 
-DEPENDENCIES = ("numpy", "cryptography", "Crypto")
+DEPENDENCIES = ("numpy", "cryptography", "Crypto", "blake3", "nacl")
 FORBIDDEN = {
     *("asyncio", "concurrent", "logging", "multiprocessing", "pickle", "random", "secrets"),
     *("socket", "ssl", "sqlite3", "subprocess", "threading", "argparse", "importlib.metadata"),

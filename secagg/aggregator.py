@@ -364,11 +364,13 @@ class Aggregator:
     def _close_acknowledge(self, now: float) -> list[AggregatorOutput]:
         records = self._signed(Acknowledge.LABEL)
         out = self._cover({signed.sender: signed.read(Acknowledge) for signed in records})
-        # Who has too few holders left could not be opened: its place is lost, the round is not.
         edges = Edges.of(
             {dealer: body.holders for dealer, body in self._bodies.items()},
             [signed.sender for signed in records if signed.sender not in out],
-        ).without_too_few(self.plan.share_threshold)
+        )
+        if not self.plan.complete:  # there the members are the holders, and their number decides
+            # Who has too few holders left could not be opened: its place is lost, the round is not.
+            edges = edges.without_too_few(self.plan.share_threshold)
         self._require_enough(len(edges.holders))
         agreed = AgreedView(tuple(one for one in records if one.sender in edges.holders))
         bodies = {dealer: dealing.body for dealer, dealing in sorted(self._dealings.items())}

@@ -7,7 +7,8 @@ Every signature covers
 in canonical bytes, so that a signature made for one step, sender, round, model or layout
 verifies for no other (protocol.md, "Before a round"). Ed25519 is RFC 8032. The transport's own
 authentication (mTLS) does not replace these signatures: they alone stop a coordinator that swaps
-keys.
+keys. They are verified by libsodium, twice as fast as OpenSSL and stricter: public keys and R of
+small order are refused (ADR 0010).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 from secagg.canonical import Reader, Writer, blob
 from secagg.errors import ConfigError, MalformedMessage
@@ -113,10 +115,12 @@ class Member:
 
     def verify(self, suite: str, label: str, context: bytes, body: bytes, signature: bytes) -> bool:
         """Whether `signature` is this member's over `signing_input`."""
+        if len(signature) != SIGNATURE_BYTES:
+            return False
+        signed = signature + signing_input(suite, label, self.tenant, context, body)
         try:
-            key = Ed25519PublicKey.from_public_bytes(self.public_key)
-            key.verify(signature, signing_input(suite, label, self.tenant, context, body))
-        except (InvalidSignature, ValueError):
+            crypto_sign_open(signed, self.public_key)
+        except (BadSignatureError, ValueError):
             return False
         return True
 
