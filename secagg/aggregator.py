@@ -57,6 +57,7 @@ from secagg.messages import (
     UploadCommitment,
     UploadHeader,
     decode_message,
+    share_delivery_parts,
 )
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
 from secagg.plan import RoundPlan
@@ -211,8 +212,11 @@ class Aggregator:
         """Close the running step if its deadline has passed."""
         if self._over or not self._started or now < self.deadline:
             return []
+        label = _LAST_LABEL[self.step]
         silent = [
-            Excluded(name, self.step, "no answer before the deadline") for name in self.waiting
+            Excluded(name, self.step, "no answer before the deadline")
+            for name in self.waiting
+            if (label, self.plan.index(name)) not in self._messages
         ]
         self._waiting.clear()
         return [*silent, *self._close_if_complete(now)]
@@ -444,7 +448,7 @@ class Aggregator:
         self._open_step(step, members, now)
         return [
             Persist(name, data),
-            *(Dispatch(self.plan.cohort[member], data) for member in members),
+            *(Dispatch(self.plan.cohort[member], (data,)) for member in members),
         ]
 
     def _abort(self, error: SecaggError) -> list[AggregatorOutput]:
@@ -499,8 +503,8 @@ class Aggregator:
                 if leaf.holder != dealer and leaf.holder in delivered:
                     delivered[leaf.holder].append(DeliveredLeaf(dealer, leaf, path))
         return [
-            Dispatch(self.plan.cohort[holder], encode(ShareDelivery(bodies, tuple(leaves))))
-            for holder, leaves in delivered.items()
+            Dispatch(self.plan.cohort[holder], parts)
+            for holder, parts in share_delivery_parts(bodies, delivered)
         ]
 
     def _cover(self, acknowledgements: Mapping[int, Acknowledge]) -> set[int]:

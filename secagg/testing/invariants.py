@@ -1,21 +1,31 @@
-"""What must hold after any round, whatever the links and the coordinator did.
+"""What must hold after any round, whatever the links, the tenants and the coordinator did.
 
-The checks read what the tenants handed out (`SimulatedNetwork.sent`), delivered or not. They speak
-of honest tenants only: pass the names of those that deviate on purpose.
+`Witness` takes everything that leaves honest tenants and raises at the first contradiction. The
+`check_*` functions run it, and more, on a `SimulatedNetwork`. All of them speak of honest tenants:
+pass the names of those that deviate on purpose. What a coordinator with its colluders can compute
+from what it has seen is the other half: `secagg.testing.knowledge`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from secagg.messages import Signed, Unmask, decode_message
+from secagg import merkle
+from secagg.errors import FaultyParticipant, SecaggError
+from secagg.messages import BODIES, ShareKeys, Signed, Survivors, Unmask, decode_message
+from secagg.plan import RoundPlan
+from secagg.recompute import check_sum, sum_root
+from secagg.scheme import leaf_places
 from secagg.testing.faults import UPLOAD_CHUNK
 from secagg.testing.network import Envelope, SimulatedNetwork
 from secagg.transcript import verify_transcript
+
+# Of the two messages of an upload the later one answers.
+_LAST_LABEL = {kind.STEP: label for label, kind in BODIES.items()}
 
 
 class InvariantBroken(AssertionError):
@@ -28,89 +38,190 @@ def require(holds: bool, claim: str) -> None:
         raise InvariantBroken(claim)
 
 
+class Witness:
+    """What honest tenants of one round were seen to hand out, lost or not, by any copy of them.
+
+    It holds each of them to: one message of each kind, one byte at each place of the upload, one
+    kind of share of each dealer (all tenants together), an answer only to a quorum, and at most
+    one set of survivors that a quorum may have signed.
+    """
+
+    def __init__(self, plan: RoundPlan, deviating: Iterable[str] = ()) -> None:
+        self.plan = plan
+        self.deviating = frozenset(deviating)
+        self.said: dict[tuple[str, str], Signed] = {}
+        self.kinds: dict[int, int] = {}
+        self.released: dict[tuple[int, int], set[int]] = {}
+        self._bytes: dict[tuple[str, str], bytes] = {}
+        self._uploads: dict[str, tuple[bytearray, bytearray]] = {}
+        self._signers: dict[bytes, set[str]] = {}
+
+    def follow(self, network: SimulatedNetwork, seen: int = 0) -> int:
+        """Take what was sent since the first `seen` envelopes; returns how many there are now."""
+        for envelope in network.sent[seen:]:
+            if envelope.up and envelope.tenant not in self.deviating:
+                self.see(envelope.tenant, envelope.label, envelope.data, envelope.offset)
+        return len(network.sent)
+
+    def see(self, tenant: str, label: str, data: bytes, offset: int = 0) -> None:
+        """Take one message, or a piece of an upload (label `upload_chunk`).
+
+        Raises:
+            InvariantBroken: names the claim.
+        """
+        if label == UPLOAD_CHUNK:
+            self._see_piece(tenant, offset, data)
+        elif (first := self._bytes.setdefault((tenant, label), data)) is not data:
+            require(first == data, f"{tenant} sent two different {label}")
+        else:
+            self._see_first(tenant, label, data)
+
+    def uploaded(self, tenant: str) -> bool:
+        """Whether any byte of its upload left."""
+        return bool(self._uploads.get(tenant))
+
+    def signers(self, tenant: str) -> frozenset[str]:
+        """The honest tenants that signed the same survivors as this one."""
+        signed = self.said.get((tenant, Survivors.LABEL))
+        return frozenset() if signed is None else frozenset(self._signers[signed.body])
+
+    def _see_piece(self, tenant: str, offset: int, data: bytes) -> None:
+        whole, known = self._uploads.setdefault(tenant, (bytearray(), bytearray()))
+        end = offset + len(data)
+        missing = bytes(max(0, end - len(whole)))
+        whole += missing
+        known += missing
+        if any(known[offset:end]):
+            old = zip(whole[offset:end], data, known[offset:end], strict=True)
+            same = all(was == now or not seen for was, now, seen in old)
+            require(same, f"{tenant} sent two different bytes at one place of its upload")
+        whole[offset:end] = data
+        known[offset:end] = b"\1" * len(data)
+
+    def _see_first(self, tenant: str, label: str, data: bytes) -> None:
+        message = decode_message(data)
+        signed = message.body if isinstance(message, ShareKeys) else message
+        if not isinstance(signed, Signed):
+            raise InvariantBroken(f"{tenant} sent what is no participant's message")
+        self.said[tenant, label] = signed
+        if label == Survivors.LABEL:
+            self._signers.setdefault(signed.body, set()).add(tenant)
+            self._check_one_quorum()
+        if label == Unmask.LABEL:
+            self._see_answer(tenant, signed.read(Unmask))
+
+    def _see_answer(self, tenant: str, body: Unmask) -> None:
+        holder = self.plan.cohort.index(tenant)
+        dealers = [answer.dealer for answer in body.answers]
+        require(len(set(dealers)) == len(dealers), f"{tenant} answered twice for one dealer")
+        agreeing = len(self.signers(tenant)) + len(self.deviating)
+        require(agreeing >= self.plan.quorum, f"{tenant} answered without a quorum")
+        for answer in body.answers:
+            first = self.kinds.setdefault(answer.dealer, answer.kind)
+            require(first == answer.kind, f"both kinds of share of {answer.dealer} were released")
+            self.released.setdefault((answer.dealer, answer.kind), set()).add(holder)
+
+    def _check_one_quorum(self) -> None:
+        if len(self.deviating) <= self.plan.max_colluders:
+            need = self.plan.quorum - len(self.deviating)
+            enough = [names for names in self._signers.values() if len(names) >= need]
+            require(len(enough) <= 1, "two different sets of survivors may have a quorum")
+
+
 def check_invariants(network: SimulatedNetwork, deviating: Iterable[str] = ()) -> None:
     """Everything below.
 
     Raises:
         InvariantBroken: names the claim.
     """
-    honest = sorted(network.tenants.keys() - set(deviating))
-    check_said_once(network, honest)
-    check_one_kind_of_share(network, honest)
-    check_opened_exactly(network)
+    names = frozenset(deviating)
+    Witness(network.aggregator.plan, names).follow(network)
+    check_opened_exactly(network, names)
+    check_blame(network, names)
     check_transcript(network)
 
 
-def check_said_once(network: SimulatedNetwork, honest: Iterable[str]) -> None:
-    """No tenant signed two messages of one kind, or sent two bytes at one place of its upload."""
-    for name in honest:
-        said: dict[str, bytes] = {}
-        for envelope in _sent_by(network, name):
-            if envelope.label != UPLOAD_CHUNK:
-                first = said.setdefault(envelope.label, envelope.data)
-                require(first == envelope.data, f"{name} sent two different {envelope.label}")
-        _check_upload(network, name)
+def check_opened_exactly(network: SimulatedNetwork, deviating: Iterable[str] = ()) -> None:
+    """Whatever was opened is the exact sum of its survivors' inputs, over enough of them.
 
-
-def check_one_kind_of_share(network: SimulatedNetwork, honest: Iterable[str]) -> None:
-    """Of no dealer did honest tenants release both kinds of share, or anything twice."""
-    kinds: dict[int, int] = {}
-    for name in honest:
-        for body in _bodies(network, name):
-            dealers = [answer.dealer for answer in body.answers]
-            require(len(set(dealers)) == len(dealers), f"{name} answered twice for one dealer")
-            for answer in body.answers:
-                first = kinds.setdefault(answer.dealer, answer.kind)
-                require(
-                    first == answer.kind, f"both kinds of share of {answer.dealer} were released"
-                )
-
-
-def check_opened_exactly(network: SimulatedNetwork) -> None:
-    """Whatever was opened is the exact sum of its survivors' inputs, over enough of them."""
+    Nothing is said about a sum with a survivor among `deviating` of which no levels are known.
+    """
     result = network.aggregator.result
     if result is None:
         return
     require(len(result.survivors) >= network.aggregator.plan.least, "too few survivors were opened")
+    unknown = {name for name in deviating if network.encoder(name).levels is None}
+    if not unknown.isdisjoint(result.survivors):
+        return
     expected = network.expected_levels(result.survivors)
     require(
         bool(np.array_equal(result.level_sum, expected)), "the opened sum is not the survivors'"
     )
-    weight = sum(network.tenants[name].weight for name in result.survivors)
+    weight = sum(network.encoder(name).weight for name in result.survivors)
     require(result.total_weight == weight, "the opened weight is not the survivors'")
 
 
+def check_blame(network: SimulatedNetwork, deviating: Iterable[str] = ()) -> None:
+    """Nobody honest is named with evidence, and the evidence is what the named one signed."""
+    guilty = frozenset(deviating)
+    signed = {_digest(one): one.tenant for one in network.sent if one.up}
+    for name, evidence in _accusations(network):
+        require(name in guilty, f"{name} is honest and was proven faulty")
+        require(
+            name in {signed.get(digest) for digest in evidence},
+            f"the evidence against {name} has nothing that it signed",
+        )
+    for excluded in network.excluded:
+        if "no answer" in excluded.reason:
+            place = (_LAST_LABEL[excluded.step], network.plan.index(excluded.participant))
+            taken = place in network.aggregator._messages
+            require(not taken, f"{excluded.participant} answered, and was called silent")
+
+
 def check_transcript(network: SimulatedNetwork) -> None:
-    """An opened round has a transcript that verifies, over the same survivors."""
+    """An opened round has a transcript that verifies, and from which the same sum comes again."""
     result = network.aggregator.result
     if result is not None:
         roster = next(iter(network.tenants.values())).roster
         verified = verify_transcript(network.aggregator.transcript, roster)
-        require(verified.survivors == result.survivors, "the transcript names other survivors")
+        require(verified.survivors == result.survivors, "the transcript has other survivors")
+        root = sum_root(verified.plan, result.level_sum, result.total_weight)
+        check_sum(verified, SpooledUploads(network), root)
 
 
-def _sent_by(network: SimulatedNetwork, name: str) -> Iterator[Envelope]:
-    return (envelope for envelope in network.sent if envelope.tenant == name and envelope.up)
+class SpooledUploads:
+    """The survivors' uploads of a simulated round, for `secagg.recompute`."""
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        result, sizes = network.outcome.opened, [p.size for p in leaf_places(network.plan)]
+        self._leaves = {
+            name: [bytes(leaf) for leaf in network.spool.read(name, iter(sizes))]
+            for name in result.survivors
+        }
+
+    def leaf(self, participant: str, number: int) -> tuple[bytes, Sequence[bytes]]:
+        """See `secagg.recompute.Uploads`."""
+        leaves = self._leaves[participant]
+        return leaves[number], merkle.path(list(map(merkle.bulk_leaf_hash, leaves)), number)
 
 
-def _check_upload(network: SimulatedNetwork, name: str) -> None:
-    upload: dict[int, int] = {}
-    for envelope in _sent_by(network, name):
-        if envelope.label == UPLOAD_CHUNK:
-            for place, value in enumerate(envelope.data, envelope.offset):
-                require(
-                    upload.setdefault(place, value) == value,
-                    f"{name} sent two different bytes at place {place} of its upload",
-                )
+def _accusations(network: SimulatedNetwork) -> Iterable[tuple[str, tuple[bytes, ...]]]:
+    errors: list[SecaggError | None] = [refused.error for refused in network.refused]
+    for error in (*errors, network.error):
+        if isinstance(error, FaultyParticipant):
+            yield error.participant, error.evidence
+    for excluded in network.excluded:
+        if excluded.evidence:
+            yield excluded.participant, excluded.evidence
 
 
-def _bodies(network: SimulatedNetwork, name: str) -> Iterator[Unmask]:
-    seen: set[bytes] = set()
-    for envelope in _sent_by(network, name):
-        message = decode_message(envelope.data) if envelope.label == Unmask.LABEL else None
-        if isinstance(message, Signed) and message.digest not in seen:
-            seen.add(message.digest)
-            yield message.read(Unmask)
+def _digest(envelope: Envelope) -> bytes:
+    """The digest of the signed record in an envelope; empty where there is none."""
+    if envelope.label in (UPLOAD_CHUNK, "nonsense"):
+        return b""
+    message = decode_message(envelope.data)
+    signed = message.body if isinstance(message, ShareKeys) else message
+    return signed.digest if isinstance(signed, Signed) else b""
 
 
 def same_bytes(first: SimulatedNetwork, second: SimulatedNetwork) -> bool:

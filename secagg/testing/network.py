@@ -27,7 +27,9 @@ from secagg.aggregator import Aggregator
 from secagg.errors import ProtocolError, SecaggError, Step
 from secagg.messages import ShareKeys, Signed, UploadCommitment, UploadHeader, decode_message
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
+from secagg.plan import RoundPlan
 from secagg.result import Result
+from secagg.spool import Spool
 from secagg.testing.faults import (
     DOWN,
     DOWN_NAMES,
@@ -56,8 +58,8 @@ _MOST_EVENTS = 100_000
 class Envelope:
     """One message on one tenant's link.
 
-    `offset` belongs to upload chunks, `copy` counts repeats, `life` the restarts of the tenant's
-    process before it was sent.
+    `offset` belongs to upload chunks, `copy` counts repeats, `life` says which process of its
+    tenant sent it: restarts and second processes are numbered.
     """
 
     tenant: str
@@ -134,7 +136,9 @@ class SimulatedNetwork:
         self._events = 0
         self._last_down: dict[str, Envelope] = {}
         self._stalls: dict[str, int] = {}
-        self._lives: dict[str, int] = {}
+        self._processes = {(tenant.name, 0): tenant for tenant in self.tenants.values()}
+        self._ever = dict(self._processes)
+        self._lives = dict.fromkeys(self.tenants, 0)
         self._restarted: set[Restart] = set()
         self._restartable = {f.tenant for f in self._faults if isinstance(f, Restart)}
 
@@ -183,11 +187,28 @@ class SimulatedNetwork:
             self.aggregator.result, self.error, tuple(self.excluded), tuple(self.refused)
         )
 
+    @property
+    def plan(self) -> RoundPlan:
+        """The plan that the aggregator runs."""
+        return self.aggregator.plan
+
+    @property
+    def spool(self) -> Spool:
+        """Where the aggregator keeps uploads."""
+        return self.aggregator._spool
+
+    def encoder(self, name: str) -> SimulatedTenant:
+        """The process whose upload left first: of two at once, no other one's bytes ever do."""
+        for envelope in self.sent:
+            if (envelope.tenant, envelope.label) == (name, UPLOAD_CHUNK):
+                return self._ever[name, envelope.life]
+        return self.tenants[name]
+
     def expected_levels(self, survivors: Iterable[str]) -> NDArray[np.int64]:
         """The sum of what these tenants encoded, (d,) int64: what the round must open."""
         total = np.zeros(self.aggregator.plan.layout.size, np.int64)
         for name in survivors:
-            levels = self.tenants[name].levels
+            levels = self.encoder(name).levels
             if levels is None:
                 raise AssertionError(f"{name} has submitted nothing")
             total += levels
@@ -216,7 +237,7 @@ class SimulatedNetwork:
                 case _:
                     pass
         if not copies and envelope.label == UPLOAD_CHUNK:
-            self._retry_upload(envelope.tenant)
+            self._retry_upload(envelope)
         if self._jitter is not None:
             delay += self._jitter.below(1000) / 1000
         for copy in copies:
@@ -259,10 +280,10 @@ class SimulatedNetwork:
         except ProtocolError as error:
             self.refused.append(Refused(envelope, error))
             if envelope.label == UPLOAD_CHUNK and self._is_current(envelope):
-                self._retry_upload(envelope.tenant)
+                self._retry_upload(envelope)
             return
         if envelope.label in (UploadHeader.LABEL, UPLOAD_CHUNK) and self._is_current(envelope):
-            self._next_turn(envelope.tenant, 0.0)
+            self._next_turn(envelope, 0.0)
 
     def _execute(self, outputs: list[AggregatorOutput]) -> None:
         for output in outputs:
@@ -282,7 +303,9 @@ class SimulatedNetwork:
     # ------------------------------------------------------------------ to a tenant
 
     def _deliver_down(self, envelope: Envelope) -> None:
-        tenant = self.tenants[envelope.tenant]
+        self._hand(self.tenants[envelope.tenant], envelope)
+
+    def _hand(self, tenant: SimulatedTenant, envelope: Envelope) -> None:
         if self._silent_from(tenant.name, _first_step_of(envelope.label)):
             self.gone.add(tenant.name)
             return
@@ -302,16 +325,15 @@ class SimulatedNetwork:
             self._let(tenant, Envelope(tenant.name, UploadHeader.LABEL, b""), tenant.submit)
 
     def _is_current(self, envelope: Envelope) -> bool:
-        return not envelope.copy and envelope.life == self._lives.get(envelope.tenant, 0)
+        return not envelope.copy and (envelope.tenant, envelope.life) in self._processes
 
-    def _next_turn(self, name: str, after_s: float) -> None:
-        life = self._lives.get(name, 0)  # a turn of a process that died does not take place
-        self._after(after_s, lambda: self._upload_turn(name, life))
+    def _next_turn(self, last: Envelope, after_s: float) -> None:
+        self._after(after_s, lambda: self._upload_turn(last.tenant, last.life))
 
     def _upload_turn(self, name: str, life: int) -> None:
         """Send the next piece from where the aggregator stands, or sign the finished upload."""
-        tenant = self.tenants[name]
-        if name in self.gone or tenant.failure is not None or life != self._lives.get(name, 0):
+        tenant = self._processes.get((name, life))  # none: that process died
+        if tenant is None or name in self.gone or tenant.failure is not None:
             return
         try:
             offset = self.aggregator.committed(name)
@@ -331,10 +353,10 @@ class SimulatedNetwork:
         self.post(Envelope(name, UPLOAD_CHUNK, piece, offset, life=life))
         self._restart_if_due(tenant, UPLOAD_CHUNK, offset + len(piece))
 
-    def _retry_upload(self, name: str) -> None:
-        self._stalls[name] = self._stalls.get(name, 0) + 1
-        if self._stalls[name] <= _RETRIES:
-            self._next_turn(name, _RETRY_S)
+    def _retry_upload(self, last: Envelope) -> None:
+        self._stalls[last.tenant] = self._stalls.get(last.tenant, 0) + 1
+        if self._stalls[last.tenant] <= _RETRIES:
+            self._next_turn(last, _RETRY_S)
 
     def _let(
         self, tenant: SimulatedTenant, cause: Envelope, act: Callable[[], list[bytes]]
@@ -352,17 +374,17 @@ class SimulatedNetwork:
         labels = [uplink_label(message) for message in messages]
         restart = self._due_restart(tenant.name, [cause.label, *labels])
         if restart is None or not restart.lose:
-            self._send_up(tenant.name, messages)
+            self._send_up(tenant, messages)
         if restart is not None:
-            self._restart(tenant, restart)
+            self._restart(tenant, restart.state)
 
-    def _send_up(self, name: str, messages: list[bytes], copy: int = 0) -> None:
+    def _send_up(self, tenant: SimulatedTenant, messages: list[bytes], copy: int = 0) -> None:
         for message in messages:
             label = uplink_label(message)
-            if self._silent_from(name, STEP_OF.get(label)):
-                self.gone.add(name)
+            if self._silent_from(tenant.name, STEP_OF.get(label)):
+                self.gone.add(tenant.name)
                 return
-            self.post(Envelope(name, label, message, copy=copy, life=self._lives.get(name, 0)))
+            self.post(Envelope(tenant.name, label, message, copy=copy, life=tenant.life))
 
     # ------------------------------------------------------------------ processes that die
 
@@ -396,18 +418,26 @@ class SimulatedNetwork:
     def _restart_if_due(self, tenant: SimulatedTenant, label: str, at_byte: int) -> None:
         restart = self._due_restart(tenant.name, [label], at_byte)
         if restart is not None:
-            self._restart(tenant, restart)
+            self._restart(tenant, restart.state)
 
-    def _restart(self, tenant: SimulatedTenant, restart: Restart) -> None:
-        self._lives[tenant.name] = self._lives.get(tenant.name, 0) + 1
+    def _restart(self, tenant: SimulatedTenant, state: Literal["same", "stale"] | int) -> None:
+        del self._processes[tenant.name, tenant.life]
+        self._enlist(tenant)
         try:
-            messages = tenant.restart(restart.state)
+            messages = tenant.restart(state)
         except SecaggError as error:
             tenant.failure = error
             self.gone.add(tenant.name)
             return
-        self._send_up(tenant.name, messages, copy=1)
+        self._send_up(tenant, messages, copy=1)
         self._resume(tenant)
+
+    def _enlist(self, process: SimulatedTenant) -> None:
+        """Number a new process of a tenant."""
+        self._lives[process.name] += 1
+        process.life = self._lives[process.name]
+        self._processes[process.name, process.life] = process
+        self._ever[process.name, process.life] = process
 
     def _resume(self, tenant: SimulatedTenant) -> None:
         """After a reconnection the aggregator says its last message again."""
@@ -415,7 +445,12 @@ class SimulatedNetwork:
         if tenant.uploading:
             self._after(0.0, lambda: self._resubmit(tenant))
         elif last is not None and last.label != PLAN:
-            self._after(0.0, lambda: self._deliver(replace(last, copy=1)))
+            self._after(0.0, lambda: self._hand_again(tenant, replace(last, copy=1)))
+
+    def _hand_again(self, tenant: SimulatedTenant, envelope: Envelope) -> None:
+        if tenant.name not in self.gone:
+            self._hand(tenant, envelope)
+        self._release()
 
     def _resubmit(self, tenant: SimulatedTenant) -> None:
         self._let(tenant, Envelope(tenant.name, UploadHeader.LABEL, b"", copy=1), tenant.submit)
@@ -438,16 +473,30 @@ class SteppedNetwork(SimulatedNetwork):
         self._deliver(self.waiting.pop(place))
         self._settle()
 
+    def deliver_to_twin(self, place: int, twin: SimulatedTenant) -> bool:
+        """Let one waiting message reach another process of its tenant as well; it still waits."""
+        envelope = self.waiting[place]
+        fits = not envelope.up and envelope.tenant == twin.name not in self.gone
+        if fits and (twin.name, twin.life) in self._processes:
+            self._hand(twin, replace(envelope, copy=1))
+            self._settle()
+        return fits
+
     def lose(self, place: int) -> None:
         """Let one waiting message be lost. A piece of an upload is asked for again."""
         envelope = self.waiting.pop(place)
         if envelope.label == UPLOAD_CHUNK:
-            self._retry_upload(envelope.tenant)
+            self._retry_upload(envelope)
             self._settle()
 
     def repeat(self, place: int) -> None:
         """Let one waiting message arrive a second time, some time."""
         self.waiting.append(replace(self.waiting[place], copy=1))
+
+    def tamper(self, place: int, change: Callable[[bytes], bytes]) -> None:
+        """Change the bytes of one waiting message."""
+        envelope = self.waiting[place]
+        self.waiting[place] = replace(envelope, data=change(envelope.data))
 
     def expire(self) -> None:
         """Jump to the aggregator's deadline."""
@@ -455,10 +504,24 @@ class SteppedNetwork(SimulatedNetwork):
         self._execute(self.aggregator.on_deadline(self.now))
         self._settle()
 
-    def restart(self, tenant: str, state: Literal["same", "stale"]) -> None:
+    def restart(self, tenant: str, state: Literal["same", "stale"] | int) -> None:
         """Restart a tenant's process that has joined and is not gone."""
-        self._restart(self.tenants[tenant], Restart(tenant, "", state))
+        self._restart(self.tenants[tenant], state)
         self._settle()
+
+    def fork(self, tenant: str, number: int) -> SimulatedTenant:
+        """Start a second process of a tenant from its kept state of this number.
+
+        Raises:
+            StaleState: the ledger has seen more than that state has.
+        """
+        randomness = SeededRandomness(f"second process {tenant} {self._lives[tenant]}")
+        twin = self.tenants[tenant].twin(number, randomness)
+        self._enlist(twin)
+        if twin.ready:
+            self._submit(twin)
+            self._settle()
+        return twin
 
     def silence(self, tenant: str) -> None:
         """The tenant's process is gone for good."""

@@ -23,7 +23,8 @@ class SimulatedTenant:
     """Runs one `Participant` honestly. Deviating tenants override a method.
 
     `levels` is what it encoded, (d,) int64, once submitted: the plaintext that the opened sum must
-    add up. `failure` is what ended its part before the answer, if anything did.
+    add up. `failure` is what ended its part before the answer, if anything did. `life` numbers
+    the processes of one tenant, one after the other or at once; networks set it.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class SimulatedTenant:
         self.failure: SecaggError | None = None
         self.finished = False
         self.levels: NDArray[np.int64] | None = None
+        self.life = 0
         self._exports: list[bytes] = []
         self._pieces: tuple[int, bytes, Iterator[bytes]] = (-1, b"", iter(()))
 
@@ -140,27 +142,55 @@ class SimulatedTenant:
                     pass  # the ledger and `remember_state` hold it
         return messages
 
+    @property
+    def exports(self) -> int:
+        """How many states it has kept."""
+        return len(self._exports)
+
     def remember_state(self) -> None:
         """Export the state of this moment, for a later restart."""
         self._exports.append(self.running.export(self.seal_key))
 
-    def restart(self, state: Literal["same", "stale"]) -> list[bytes]:
+    def restart(self, state: Literal["same", "stale"] | int) -> list[bytes]:
         """Lose the process; come back from an exported state, and say the last thing again.
+
+        `state` is the last one ("same"), the one before ("stale"), or any by its number.
 
         Raises:
             StaleState: the ledger has seen more than the state has.
             PolicyRefused: there was no state to come back from, and rejoining is refused.
         """
         plan = self.running.plan
-        kept = self._exports[:-1] if state == "stale" else self._exports
-        if not kept:
-            self.participant = None
-            return self.offer(plan.encode())
+        last = {"same": self.exports - 1, "stale": self.exports - 2}
+        number = state if isinstance(state, int) else last[state]
         self.participant = None
-        self.participant = Participant.restore(
-            kept[-1], self.seal_key, plan=plan, identity=self.identity, roster=self.roster,
-            policy=self.policy, ledger=self.ledger, randomness=self.randomness,
-        )  # fmt: skip
+        if number < 0:
+            return self.offer(plan.encode())
+        self.participant = self._restored(number, plan)
         self._pieces = (-1, b"", iter(()))
         entries = self.ledger.entries(self.identity.public_key, plan.context)
         return [entries[-1].message]
+
+    def twin(self, number: int, randomness: Randomness) -> SimulatedTenant:
+        """A second process of this tenant, from an exported state, beside the first.
+
+        It has the same ledger and the same input, and draws other randomness.
+
+        Raises:
+            StaleState: the ledger has seen more than the state has.
+        """
+        plan = self.running.plan
+        twin = type(self)(
+            identity=self.identity, roster=self.roster, policy=self.policy, ledger=self.ledger,
+            seal_key=self.seal_key, vector=self.vector, weight=self.weight, randomness=randomness,
+            record_levels=self.record_levels,
+        )  # fmt: skip
+        twin._exports = self._exports[: number + 1]
+        twin.participant = twin._restored(number, plan)
+        return twin
+
+    def _restored(self, number: int, plan: RoundPlan) -> Participant:
+        return Participant.restore(
+            self._exports[number], self.seal_key, plan=plan, identity=self.identity,
+            roster=self.roster, policy=self.policy, ledger=self.ledger, randomness=self.randomness,
+        )  # fmt: skip
