@@ -47,7 +47,6 @@ from secagg.messages import (
     PadBox,
     PadBoxes,
     Quorum,
-    ShareDelivery,
     ShareKeys,
     ShareKeysBody,
     Signed,

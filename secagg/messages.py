@@ -16,6 +16,7 @@ so that it can only withhold, never invent. Field order is wire order (see `reco
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar, cast, get_args
 
@@ -34,6 +35,8 @@ from secagg.records import (
     decode,
     encode,
 )
+
+_COUNT_BYTES = 4  # in front of a tuple's items (records.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +298,16 @@ class ShareDelivery:
 
     bodies: tuple[Signed, ...]
     leaves: tuple[DeliveredLeaf, ...]
+
+
+def share_delivery_parts(
+    bodies: tuple[Signed, ...], leaves: Mapping[int, Sequence[DeliveredLeaf]]
+) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+    """Every holder's `ShareDelivery` in two parts, of which the first is the same for all."""
+    empty = encode(ShareDelivery((), ()))
+    shared = encode(ShareDelivery(bodies, ()))[:-_COUNT_BYTES]
+    for holder, own in leaves.items():
+        yield holder, (shared, encode(ShareDelivery((), tuple(own)))[len(empty) - _COUNT_BYTES :])
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,19 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Aggregator to one participant, by tenant id."""
+    """Aggregator to one participant, by tenant id.
+
+    A message comes in parts, since most of it is the same bytes for everybody: a host that serves
+    a thousand participants need not hold a thousand copies.
+    """
 
     recipient: str
-    message: bytes
+    parts: tuple[bytes, ...]
+
+    @property
+    def message(self) -> bytes:
+        """The whole message."""
+        return b"".join(self.parts) if len(self.parts) > 1 else self.parts[0]
 
 
 @dataclass(frozen=True, slots=True)

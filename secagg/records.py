@@ -5,7 +5,7 @@ from the declaration, so they cannot drift apart:
 
     int                 must be `U8`, `U32` or `U64`         big-endian, fixed width
     bytes               length-prefixed; `Digest` etc. exact
-    str, bool           as in `canonical.py`
+    str                 as in `canonical.py`
     tuple[T, ...]       32-bit count, then the items
     a SecretBytes kind  its exact length (sealed state only)
     a dataclass         its fields in order, behind its tag
@@ -148,15 +148,12 @@ def _sequence(item: _Codec) -> _Codec:
 
 
 def _rows(item: _Codec) -> Callable[[Reader], tuple[Any, ...]]:
-    """Reads items of one size in one go: a round has n^2 verdicts, survivors and answers."""
+    """Reads items of one size in one go: a round has n^2 holders and answers."""
     row, take = struct.Struct(">" + item.form), item.take or itemgetter(0)
 
     def read(reader: Reader) -> tuple[Any, ...]:
         block = reader.fixed(row.size * reader.count(reader.remaining))
-        rows = list(row.iter_unpack(block))
-        if b"".join([row.pack(*one) for one in rows]) != block:
-            raise reader.error("a flag is 0 or 1")
-        return tuple([take(one) for one in rows])
+        return tuple([take(one) for one in row.iter_unpack(block)])
 
     return read
 
@@ -216,5 +213,4 @@ _INTEGERS = {
 _PLAIN: dict[Any, _Codec] = {
     bytes: _Codec(blob, Reader.blob),
     str: _Codec(text, Reader.text),
-    bool: _Codec(struct.Struct(">?").pack, Reader.flag, "?"),
 }

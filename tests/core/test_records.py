@@ -5,38 +5,45 @@ import dataclasses
 import pytest
 
 from secagg.errors import ConfigError, MalformedMessage
-from secagg.messages import Acknowledge, Leaf, ShareKeys, Signed, Survivors, Verdict
+from secagg.messages import (
+    Acknowledge,
+    Answer,
+    DeliveredLeaf,
+    Leaf,
+    ShareDelivery,
+    ShareKeys,
+    Signed,
+    Unmask,
+    share_delivery_parts,
+)
 from secagg.records import decode, encode
 from secagg.spool import MemorySpool
 
-VERDICTS = tuple(Verdict(i, bytes([i]) * 32, i % 2 == 0) for i in range(5))
-ACKNOWLEDGE = Acknowledge(bytes(32), VERDICTS)
+ANSWERS = tuple(Answer(i, i % 2, bytes([i]) * 33, bytes(32)) for i in range(5))
+UNMASK = Unmask(bytes(32), ANSWERS)
 SIGNED = Signed("acknowledge", 3, b"body", bytes(64))
 
 
 def test_a_list_of_records_reads_back() -> None:
-    assert decode(Acknowledge, encode(ACKNOWLEDGE)) == ACKNOWLEDGE
-    flags = [verdict.ok for verdict in decode(Acknowledge, encode(ACKNOWLEDGE)).verdicts]
-    assert [type(flag) for flag in flags] == [bool] * 5
+    assert decode(Unmask, encode(UNMASK)) == UNMASK
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_each_record_of_a_list_must_be_canonical(number: int) -> None:
-    data = encode(ACKNOWLEDGE)
-    one = encode(VERDICTS[0])[1:]
-    end = len(data) - (4 - number) * len(one)
-    for place, byte in ((end - 1, 2), (end - len(one) + 5, ord("v"))):  # the flag, the tag
-        changed = bytearray(data)
-        changed[place] = byte
-        with pytest.raises(MalformedMessage):
-            decode(Acknowledge, bytes(changed))
+    data = encode(UNMASK)
+    one = encode(ANSWERS[0])[1:]
+    start = len(data) - (5 - number) * len(one)
+    changed = bytearray(data)
+    changed[start + 4] = ord("a")  # the tag
+    with pytest.raises(MalformedMessage):
+        decode(Unmask, bytes(changed))
 
 
 def test_a_list_cannot_promise_more_than_is_there() -> None:
-    empty = encode(Survivors(bytes(32), ()))
+    empty = encode(Acknowledge(bytes(32), bytes(32), ()))
     for count in (1, 1000, 2**32 - 1):
         with pytest.raises(MalformedMessage):
-            decode(Survivors, empty[:-4] + count.to_bytes(4))
+            decode(Acknowledge, empty[:-4] + count.to_bytes(4))
 
 
 def test_a_number_too_large_for_its_field_has_no_encoding() -> None:
@@ -70,3 +77,14 @@ def test_a_spool_gives_the_bytes_back_in_any_sizes(size: int, piece: int) -> Non
     parts = [bytes(part) for part in spool.read("ada", sizes)]
     assert list(map(len, parts)) == sizes
     assert b"".join(parts) == data
+
+
+def test_a_delivery_in_parts_is_the_delivery() -> None:
+    """The first part is the same for every holder."""
+    bodies = (Signed("share_keys", 0, b"body", bytes(64)), Signed("share_keys", 1, b"", bytes(64)))
+    leaf = DeliveredLeaf(0, Leaf(1, b"e", b"s", (bytes(32),)), (bytes(32),))
+    for given in ((), bodies):
+        parts = dict(share_delivery_parts(given, {1: [leaf, leaf], 2: []}))
+        assert b"".join(parts[1]) == encode(ShareDelivery(given, (leaf, leaf)))
+        assert b"".join(parts[2]) == encode(ShareDelivery(given, ()))
+        assert parts[1][0] is parts[2][0]
