@@ -7,13 +7,13 @@ leaf, and what protects their sum is taken off in place.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from secagg.errors import MalformedMessage, Step
+from secagg.merkle import BulkLeaf
 from secagg.packing import Packer
 from secagg.plan import RoundPlan
 from secagg.prg import Words, chunk_coordinates, word_dtype
@@ -31,7 +31,7 @@ class Incoming:
     hashes: list[bytes] = field(default_factory=list)
     received: int = 0
     filled: int = 0
-    digest: hashlib._Hash = field(default_factory=lambda: hashlib.sha256(b"\0"))
+    leaf: BulkLeaf = field(default_factory=BulkLeaf)
 
     def check(self, data: bytes | memoryview) -> list[tuple[memoryview, bool]]:
         """`data` cut at leaf borders: (piece, whether it ends its leaf). Changes nothing (C17).
@@ -57,12 +57,12 @@ class Incoming:
     def take(self, pieces: list[tuple[memoryview, bool]]) -> None:
         """Hash pieces that `check` has cut."""
         for piece, ends in pieces:
-            self.digest.update(piece)
+            self.leaf.update(piece)
             self.received += len(piece)
             self.filled += len(piece)
             if ends:
-                self.hashes.append(self.digest.digest())
-                self.digest, self.filled = hashlib.sha256(b"\0"), 0
+                self.hashes.append(self.leaf.hash())
+                self.leaf, self.filled = BulkLeaf(), 0
 
 
 class Accumulator:

@@ -250,7 +250,7 @@ class Participant:
         for start in range(first, len(upload.places), _LEAF_BATCH):
             stop = min(start + _LEAF_BATCH, len(upload.places))
             leaves = [upload.leaf(number) for number in range(start, stop)]
-            self._record_leaves(start, [merkle.leaf_hash(leaf) for leaf in leaves])
+            self._record_leaves(start, [merkle.bulk_leaf_hash(leaf) for leaf in leaves])
             for leaf in leaves:
                 yield leaf[skip:]
                 skip = 0

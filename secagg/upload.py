@@ -9,10 +9,10 @@ byte. The weight travels as a second vector of one coordinate, masked like the f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from secagg.encoding import Levels, Room, RoundingStream, Values, require_finite, to_ring
@@ -43,11 +43,11 @@ def input_digests(plan: RoundPlan, vector: Values, weight: int) -> tuple[bytes, 
     if not 0 < weight <= plan.max_weight:
         raise UsageError(f"a weight of {weight} is outside 1 to {plan.max_weight}; cap it")
     require_finite(vector)
-    values = hashlib.sha256()
+    values = blake3(derive_key_context="secagg/1 spent input")
     with np.errstate(over="ignore"):
         for start in range(0, len(vector), _BLOCK):
             block = vector[start : start + _BLOCK]
-            values.update(np.ascontiguousarray(block, np.float32).data)
+            values.update(np.ascontiguousarray(block, np.float32).view(np.uint8).data)
     spent = values.digest()
     return spent, sha256(b"%s %d " % (vector.dtype.str.encode(), weight), spent)
 

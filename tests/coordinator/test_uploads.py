@@ -68,7 +68,7 @@ def root_of(ada: Tenant, whole: bytes) -> Callable[[], bytes]:
     sizes = [place.size for place in leaf_places(ada.participant.plan)]
     ends = list(accumulate(sizes))
     leaves = [whole[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    return lambda: merkle.root([merkle.leaf_hash(leaf) for leaf in leaves])
+    return lambda: merkle.root([merkle.bulk_leaf_hash(leaf) for leaf in leaves])
 
 
 WITHOUT_ADA = TENANTS[1:]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secagg.errors import UsageError
-from secagg.merkle import leaf_hash, path, paths, root, verify_path
+from secagg.merkle import BulkLeaf, bulk_leaf_hash, leaf_hash, path, paths, root, verify_path
 
 # Leaves and roots of Certificate Transparency's own Merkle tree tests.
 LEAVES = [
@@ -125,3 +125,24 @@ def test_nodes_of_another_length_fail() -> None:
     hashes = [leaf_hash(leaf) for leaf in LEAVES[:2]]
     moved = hashes[1][:-1]
     assert not verify_path(hashes[0], 0, 2, (moved,), root([hashes[0], moved]))
+
+
+# BLAKE3's own test vectors: https://github.com/BLAKE3-team/BLAKE3 (test_vectors.json), and "abc".
+@pytest.mark.parametrize(
+    ("data", "digest"),
+    [
+        (b"", "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+        (b"\0", "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213"),
+        (b"abc", "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"),
+    ],
+)
+def test_a_bulk_leaf_is_the_leaf_of_its_blake3_digest(data: bytes, digest: str) -> None:
+    assert bulk_leaf_hash(data) == leaf_hash(bytes.fromhex(digest))
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=5))
+def test_a_bulk_leaf_does_not_depend_on_its_pieces(pieces: list[bytes]) -> None:
+    leaf = BulkLeaf()
+    for piece in pieces:
+        leaf.update(memoryview(piece))
+    assert leaf.hash() == bulk_leaf_hash(b"".join(pieces))
