@@ -30,7 +30,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from secagg.plan import Deadlines
+from secagg.plan import Deadlines, Suite
 from secagg_wire.settings import FilePath, Table, load
 
 ENVIRONMENT_PREFIX = "SECAGG_OWNER__"
@@ -112,6 +112,9 @@ class Round(Table):
     max_colluders: Annotated[int, Field(ge=0)] | None = None
     share_threshold: _Count | None = None
     min_survivors: _Count | None = None
+    suite: Suite = "x25519-mlkem768"
+    neighbours: _Count | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     wait_for_tenants: Annotated[int, Field(ge=0)] | None = None
     wait_seconds: Annotated[float, Field(ge=0)] = 300.0
     on_abort: Literal["stop", "next"] = "stop"

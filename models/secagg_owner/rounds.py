@@ -120,6 +120,9 @@ class OwnerRun:
             share_threshold=wanted.share_threshold,
             min_survivors=wanted.min_survivors,
             max_weight=wanted.max_weight,
+            suite=wanted.suite,
+            neighbours=wanted.neighbours,
+            dropout=wanted.dropout,
             deadlines=wanted.deadlines.deadlines(),
         )
 

@@ -32,7 +32,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from secagg.errors import ConfigError
-from secagg.plan import MIN_SURVIVORS, Scheme, Suite
+from secagg.plan import COMPLETE_UP_TO, MIN_SURVIVORS, Scheme, Suite
 from secagg.policy import Policy
 from secagg_wire.settings import FilePath, HexDigest, Table, load
 
@@ -50,7 +50,8 @@ class PolicyTable(Table):
     min_cohort: Annotated[int, Field(ge=3)] = 3
     min_threshold: _Count = 2
     schemes: tuple[Scheme, ...] = ("masking",)
-    suites: tuple[Suite, ...] = ("x25519",)
+    suites: tuple[Suite, ...] = ("x25519-mlkem768",)
+    complete_up_to: Annotated[int, Field(ge=0)] = COMPLETE_UP_TO
     model_digests: tuple[HexDigest, ...] = ()
     layout_digests: tuple[HexDigest, ...] = ()
     max_clip: _Positive = math.inf
@@ -69,6 +70,7 @@ class PolicyTable(Table):
             min_threshold=self.min_threshold,
             schemes=self.schemes,
             suites=self.suites,
+            complete_up_to=self.complete_up_to,
             model_digests=frozenset(map(bytes.fromhex, self.model_digests)),
             layout_digests=frozenset(map(bytes.fromhex, self.layout_digests)),
             max_clip=self.max_clip,

@@ -18,6 +18,8 @@ from tests.coordinator.federation import CALL_S, TENANTS, Enrolled, Federation, 
 from tests.tenant.running import all_joined, config_of, joined
 
 CLAUSES: list[tuple[str, Any]] = [
+    ("suites", ("x25519",)),
+    ("schemes", ()),
     ("max_colluders", 2),
     ("min_survivors", 5),
     ("min_cohort", 6),
@@ -52,6 +54,35 @@ def test_a_plan_outside_the_policy_is_refused_by_its_clause_and_the_round_goes_o
         ):
             for number, (clause, value) in enumerate(CLAUSES, 1):
                 await refuse(running, number, clause, value)
+
+    asyncio.run(scenario())
+
+
+def test_a_downgraded_suite_and_a_sparse_graph_for_few_are_refused_unless_allowed(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    weaker = {"suites": {"suite": "x25519"}, "complete_up_to": {"neighbours": 4}}
+    allowing = {"suites": ("x25519-mlkem768", "x25519"), "complete_up_to": 4}
+
+    async def refuse(running: Federation, number: int, clause: str) -> None:
+        plan = enrolled.plan(round_number=number, **weaker[clause])
+        async with joined(running, config_of(running, "ada", tmp_path)) as node:
+            context = await running.open(plan)
+            assert (await node.until("plan_refused", round=number))["clause"] == clause
+            assert "ada" not in (await running.ended(context)).survivors
+
+    async def scenario() -> None:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path, without=("ada",), policy=allowing),
+        ):
+            for number, clause in enumerate(weaker, 1):
+                await refuse(running, number, clause)
+            async with joined(running, config_of(running, "ada", tmp_path, policy=allowing)):
+                for number, clause in enumerate(weaker, 3):
+                    plan = enrolled.plan(round_number=number, **weaker[clause])
+                    status = await running.ended(await running.open(plan))
+                    assert list(status.survivors) == list(TENANTS)
 
     asyncio.run(scenario())
 
