@@ -380,6 +380,10 @@ class Rewriting(SimulatedTenant):
     def rewrite(self, body: object) -> object:
         return body
 
+    def offer(self, plan: bytes) -> list[bytes]:
+        self.joining = RoundPlan.decode(plan)
+        return super().offer(plan)
+
     def execute(self, outputs):  # type: ignore[no-untyped-def]
         return [self._rewritten(message) for message in super().execute(outputs)]
 
@@ -393,8 +397,8 @@ class Rewriting(SimulatedTenant):
         after = self.rewrite(before)
         if after == before:
             return data
-        signed = Signed.create(self.running.plan, self.identity, after)  # type: ignore[arg-type]
-        state = self.running._state
+        signed = Signed.create(self.joining, self.identity, after)  # type: ignore[arg-type]
+        state = self.participant and self.participant._state
         if isinstance(state, Acknowledged):  # a good liar remembers what it said
             self.running._state = replace(state, own=signed)
         return encode(signed)
