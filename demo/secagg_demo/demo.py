@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import platform
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,7 @@ class Demonstration:
         return DemoResult(
             rounds=tuple(rounds),
             comparison=comparison,
-            parameters=self._parameters(),
+            parameters=self._parameters(rounds),
             texts=tuple(summaries),
             timeline=self._timeline(names),
             seconds=self.narrator.elapsed,
@@ -218,7 +218,7 @@ class Demonstration:
         yield
         self.parts[name] = time.monotonic() - began
 
-    def _parameters(self) -> Mapping[str, Any]:
+    def _parameters(self, rounds: Sequence[RoundResult]) -> Mapping[str, Any]:
         recipe = dataclasses.asdict(self.recipe)
         return {
             "tenants": self.settings.tenants,
@@ -226,7 +226,7 @@ class Demonstration:
             "kill": self.settings.kill,
             "seed": self.settings.seed,
             "scheme": self.settings.scheme,
-            "suite": "x25519",
+            "suite": next((entry.evidence.suite for entry in rounds), None),
             "pilot_steps": self.pilot_steps,
             "lease_seconds": nodes.LEASE["seconds"],
             "recipe": {name: value for name, value in recipe.items() if name != "seed"},

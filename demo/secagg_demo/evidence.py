@@ -91,6 +91,7 @@ class RoundEvidence:
 
     round_number: int
     scheme: str
+    suite: str
     length: int
     ring_bits: int
     cohort: tuple[str, ...]
@@ -135,6 +136,7 @@ def examine(evidence: Path, round_number: int, survivors: Sequence[str]) -> Roun
     return RoundEvidence(
         round_number=round_number,
         scheme=str(plan["scheme"]),
+        suite=str(plan["suite"]),
         length=length,
         ring_bits=bits,
         cohort=tuple(plan["cohort"]),
