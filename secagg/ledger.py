@@ -85,7 +85,8 @@ class Ledger(Protocol):
         """Record the upload's leaf hashes from index `first`, without gaps.
 
         Raises:
-            StaleState: another hash stands at one of these places, or there is a gap.
+            StaleState: another hash stands at one of these places, there is a gap, or there are
+                new ones and the round is not live.
         """
 
     def leaves(self, identity: bytes, context: bytes) -> tuple[bytes, ...]:
@@ -122,8 +123,10 @@ def check_entry(standing: Sequence[Entry], live: bool, entry: Entry) -> bool:
     return True
 
 
-def check_leaves(standing: Sequence[bytes], first: int, hashes: Sequence[bytes]) -> list[bytes]:
-    """The hashes that are new; old ones must be the same (C34)."""
+def check_leaves(
+    standing: Sequence[bytes], live: bool, first: int, hashes: Sequence[bytes]
+) -> list[bytes]:
+    """The hashes that are new; old ones must be the same, new ones of a live round (C34)."""
     if first > len(standing):
         raise StaleState("leaf hashes before these are missing")
     old = list(standing[first : first + len(hashes)])
@@ -132,7 +135,10 @@ def check_leaves(standing: Sequence[bytes], first: int, hashes: Sequence[bytes])
             "an upload chunk differs from the one recorded: the input, the rounding or the masks "
             "changed since; the round must be abandoned"
         )
-    return list(hashes[len(old) :])
+    fresh = list(hashes[len(old) :])
+    if fresh and not live:
+        raise StaleState("the round is not live: nothing more of its upload may leave")
+    return fresh
 
 
 @dataclass(slots=True)
@@ -190,7 +196,8 @@ class MemoryLedger:
     ) -> None:
         """See `Ledger`."""
         standing = self._round(identity, context).leaves
-        standing += check_leaves(standing, first, hashes)
+        live = self._account(identity).live == context
+        standing += check_leaves(standing, live, first, hashes)
 
     def leaves(self, identity: bytes, context: bytes) -> tuple[bytes, ...]:
         """See `Ledger`."""

@@ -247,6 +247,9 @@ class Participant:
         if not 0 <= offset <= self.upload_size:
             raise UsageError(f"an upload of {self.upload_size} bytes has no offset {offset}")
         first, skip = _leaf_at(self.plan, offset)
+        sent = len(self._ledger.leaves(self._me.identity.public_key, self.plan.context))
+        if first > sent:
+            raise UsageError(f"{sent} leaves have been uploaded; go on there or before")
         for start in range(first, len(upload.places), _LEAF_BATCH):
             stop = min(start + _LEAF_BATCH, len(upload.places))
             leaves = [upload.leaf(number) for number in range(start, stop)]

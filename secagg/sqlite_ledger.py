@@ -129,7 +129,7 @@ class SqliteLedger:
         """See `Ledger`."""
         with self._changing():
             standing = self.leaves(identity, context)
-            fresh = check_leaves(standing, first, hashes)
+            fresh = check_leaves(standing, self.live(identity) == context, first, hashes)
             self._database.executemany(
                 "INSERT INTO leaf VALUES (?, ?, ?, ?)",
                 [

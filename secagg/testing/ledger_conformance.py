@@ -117,6 +117,17 @@ def leaves_stand_once_recorded(ledger: Ledger) -> None:
     require(ledger.leaves(_ME, _SECOND) == (), "rounds are apart")
 
 
+def nothing_more_leaves_after_the_end(ledger: Ledger) -> None:
+    """A round that was left, or never joined, takes no new leaves; old ones stand (C34)."""
+    _refused(StaleState, lambda: ledger.record_leaves(_ME, _FIRST, 0, _LEAVES[:1]))
+    ledger.join(_ME, _FIRST, 1)
+    ledger.record_leaves(_ME, _FIRST, 0, _LEAVES[:2])
+    ledger.close(_ME, _FIRST)
+    ledger.record_leaves(_ME, _FIRST, 0, _LEAVES[:2])
+    _refused(StaleState, lambda: ledger.record_leaves(_ME, _FIRST, 0, _LEAVES))
+    require(ledger.leaves(_ME, _FIRST) == _LEAVES[:2], "what was recorded stands")
+
+
 def identities_are_apart(ledger: Ledger) -> None:
     """One file may serve several identities."""
     ledger.join(_ME, _FIRST, 5)
@@ -138,6 +149,7 @@ LEDGER_CLAIMS: tuple[Callable[[Ledger], None], ...] = (
     closing_one_round_leaves_another_alone,
     an_input_is_spent_once,
     leaves_stand_once_recorded,
+    nothing_more_leaves_after_the_end,
     identities_are_apart,
 )
 

@@ -1,0 +1,47 @@
+"""An upload goes on where it stands, and stops where its round ends."""
+
+from itertools import islice
+
+import pytest
+
+from secagg.aggregator import Aggregator
+from secagg.errors import StaleState, UsageError
+from secagg.participant import Participant
+from secagg.spool import MemorySpool
+from secagg.testing import SteppedNetwork, cohort, make_tenants
+
+LENGTH = 1_200_000  # nineteen leaves: more than are made and recorded at once
+
+
+def uploading() -> Participant:
+    """A participant that has submitted and uploaded nothing yet."""
+    members = cohort(4)
+    plan = members.plan(LENGTH, max_weight=1)
+    tenants = make_tenants(members, plan, record_levels=False)
+    network = SteppedNetwork(
+        Aggregator(plan, members.roster, spool=MemorySpool()), tenants.values()
+    )
+    network.begin()
+    while not any(envelope.label == "upload_header" for envelope in network.waiting):
+        network.deliver(0)
+    return tenants["t000"].running
+
+
+def test_an_upload_does_not_begin_beyond_what_has_left() -> None:
+    participant = uploading()
+    with pytest.raises(UsageError, match="0 leaves have been uploaded"):
+        next(participant.upload(300_000))
+    assert len(list(participant.upload())) == 20
+    assert next(participant.upload(300_000))
+
+
+def test_nothing_of_an_upload_leaves_after_its_round_was_left() -> None:
+    """C34: even from a stream that was begun before, beyond what its leaves had recorded."""
+    participant = uploading()
+    pieces = participant.upload()
+    assert len(list(islice(pieces, 16))) == 16
+    participant.abort("the operator says so")
+    with pytest.raises(StaleState, match="not live"):
+        next(pieces)
+    with pytest.raises(UsageError, match="the round is over"):
+        next(participant.upload())
