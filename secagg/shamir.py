@@ -19,15 +19,19 @@ from operator import mul
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secagg.errors import ConfigError, MalformedMessage, UsageError
 from secagg.secret import Randomness, Seed, Share
 
 PRIME = 2**256 + 297
 SHARE_BYTES = 33
+INDICES = 2**30 - 1
 
 _FIELD_MASK = 2**257 - 1
 _SECRETS = 2**256
+_LIMBS, _LIMB_BITS, _LIMB_MASK = 8, 32, 2**32 - 1
+_ROOM_BITS = 30  # (2^32 + 2^30.5) * 2^30 < 2^63, and a carry of less than 2^30.6 comes out of it
 
 ShareT = TypeVar("ShareT", bound=Share)
 
@@ -48,11 +52,11 @@ def split(
     points = _points(indices)
     if not 1 <= threshold <= len(points):
         raise ConfigError(f"a threshold of {threshold} needs 1 to {len(points)} holders' shares")
-    falling = list(_field_elements(threshold - 1, randomness))
-    constant = int.from_bytes(secret.expose())
+    falling = [*_field_elements(threshold - 1, randomness), int.from_bytes(secret.expose())]
+    values = _evaluate(falling, points)
     return {
-        index: kind(_evaluate(falling, constant, x).to_bytes(SHARE_BYTES))
-        for index, x in zip(indices, points, strict=True)
+        index: kind(value.to_bytes(SHARE_BYTES))
+        for index, value in zip(indices, values, strict=True)
     }
 
 
@@ -103,8 +107,8 @@ class Interpolation:
 def _points(indices: Sequence[int]) -> list[int]:
     if len(set(indices)) != len(indices):
         raise ConfigError("an index stands twice among the holders of a secret")
-    if not all(0 <= index < 1 << 32 for index in indices):
-        raise ConfigError("a holder's index is outside 0..2^32 - 1")
+    if not all(0 <= index < INDICES for index in indices):
+        raise ConfigError("a holder's index is outside 0..2^30 - 2")
     return [index + 1 for index in indices]
 
 
@@ -119,14 +123,43 @@ def _field_elements(count: int, randomness: Randomness) -> Iterator[int]:
                 yield value
 
 
-def _evaluate(falling: Sequence[int], constant: int, x: int) -> int:
-    """Horner's rule, reduced every 64 steps: x is small, so the value grows slowly."""
+def _evaluate(falling: Sequence[int], points: Sequence[int]) -> list[int]:
+    """Horner's rule at all points at once, for coefficients from the highest down to the constant.
+
+    Values are rows of eight 32-bit limbs in int64, lowest first, one column for each point. A step
+    multiplies by x < 2^b, so 30 // b steps stay below 2^63 before limbs hand on their carries.
+    """
+    x = np.array(points, np.int64)
+    together = _ROOM_BITS // max(points).bit_length()
+    coefficients = _limbs(falling)  # (t, 8)
+    value = np.zeros((_LIMBS, len(points)), np.int64)
+    carry = np.empty_like(value)
+    for start in range(0, len(falling), together):
+        for coefficient in coefficients[start : start + together, :, None]:
+            value *= x
+            value += coefficient
+        np.right_shift(value, _LIMB_BITS, out=carry)
+        value &= _LIMB_MASK
+        value[1:] += carry[:-1]
+        value[0] -= (PRIME - _SECRETS) * carry[-1]  # 2^256 = -297 mod p; that may take a limb more
+        value[1] += value[0] >> _LIMB_BITS
+        value[0] &= _LIMB_MASK
+    return [_number(limbs) % PRIME for limbs in value.T.tolist()]
+
+
+def _limbs(numbers: Sequence[int]) -> NDArray[np.int64]:
+    """Eight limbs each; bit 256 of a number makes the last limb one bit longer."""
+    data = b"".join(number.to_bytes(4 * _LIMBS + 4, "little") for number in numbers)
+    limbs = np.frombuffer(data, "<u4").reshape(len(numbers), -1).astype(np.int64)
+    limbs[:, -2] += limbs[:, -1] << _LIMB_BITS
+    return limbs[:, :-1]
+
+
+def _number(limbs: Sequence[int]) -> int:
     value = 0
-    for start in range(0, len(falling), 64):
-        for coefficient in falling[start : start + 64]:
-            value = (value + coefficient) * x
-        value %= PRIME
-    return (value + constant) % PRIME
+    for limb in reversed(limbs):
+        value = (value << _LIMB_BITS) + limb
+    return value
 
 
 def _denominators(points: Sequence[int]) -> list[int]:

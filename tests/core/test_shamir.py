@@ -87,6 +87,58 @@ def test_a_single_share_is_spread_over_the_whole_field() -> None:
     assert all(350 < count < 650 for count in quarters)  # 7 standard deviations
 
 
+def polynomial(coefficients: Sequence[int], x: int) -> int:
+    """Its value modulo p, lowest coefficient first: power by power."""
+    return sum(c * pow(x, power, PRIME) for power, c in enumerate(coefficients)) % PRIME
+
+
+def dealt(coefficients: Sequence[int], indices: Sequence[int]) -> dict[int, int]:
+    """What `split` makes of a polynomial whose coefficients are given, lowest first."""
+    constant, *rest = coefficients
+    stream = b"".join(c.to_bytes(SHARE_BYTES) for c in reversed(rest))
+    shares = split(
+        SelfMaskSeed(constant.to_bytes(32)),
+        indices,
+        len(coefficients),
+        SelfMaskShare,
+        lambda size: stream.ljust(size, b"\0"),
+    )
+    return {index: int.from_bytes(share.expose()) for index, share in shares.items()}
+
+
+limbs = st.sampled_from([0, 1, 2**31, 2**32 - 1])
+edges = st.lists(limbs, min_size=8, max_size=8).map(
+    lambda row: sum(limb << 32 * place for place, limb in enumerate(row))
+)
+elements = edges | st.integers(0, PRIME - 1) | st.integers(PRIME - 600, PRIME - 1)
+
+
+@given(
+    seeds.map(int.from_bytes) | edges,
+    st.lists(elements, max_size=40),
+    st.sampled_from([1, 2, 7, 10, 15, 16, 30]),
+    st.data(),
+)
+def test_shares_are_the_values_of_the_polynomial(
+    constant: int, rest: list[int], bits: int, data: st.DataObject
+) -> None:
+    size = len(rest) + 1
+    most = min(2**bits, 2**30 - 1)
+    index = st.integers(0, most - 1) | st.integers(max(0, most - size), most - 1)
+    drawn = data.draw(st.lists(index, max_size=5))
+    indices = list(dict.fromkeys([most - 1, *drawn, *range(size)]))
+    shares = dealt([constant, *rest], indices)
+    assert shares == {i: polynomial([constant, *rest], i + 1) for i in indices}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 31, 1000, 1023, 2**15 - 1, 2**30 - 1])
+def test_the_largest_coefficients_and_points_do_not_overflow(most: int) -> None:
+    coefficients = [2**256 - 1, *[PRIME - 1] * 70]
+    indices = list(dict.fromkeys([most - 1, *range(71)]))
+    shares = dealt(coefficients, indices)
+    assert shares == {i: polynomial(coefficients, i + 1) for i in indices}
+
+
 def test_coefficients_come_by_rejection_of_what_is_not_below_p() -> None:
     draws = [PRIME, 2**257 - 1, (127 << 257) + PRIME - 1, 5]  # the 7 top bits are cut off first
     stream = iter(b"".join(draw.to_bytes(SHARE_BYTES) for draw in draws))
@@ -111,14 +163,14 @@ def test_equal_randomness_deals_equal_shares() -> None:
 
 @pytest.mark.parametrize(
     ("indices", "threshold"),
-    [([0, 1, 1], 2), ([-1, 0], 1), ([1 << 32], 1), ([0, 1], 3), ([0, 1], 0), ([], 1)],
+    [([0, 1, 1], 2), ([-1, 0], 1), ([2**30 - 1], 1), ([0, 1], 3), ([0, 1], 0), ([], 1)],
 )
 def test_impossible_deals_are_refused(indices: list[int], threshold: int) -> None:
     with pytest.raises(ConfigError):
         split(MaskSeed(bytes(32)), indices, threshold, MaskKeyShare, os.urandom)
 
 
-@pytest.mark.parametrize("indices", [[], [2, 2], [-1], [1 << 32]])
+@pytest.mark.parametrize("indices", [[], [2, 2], [-1], [2**30 - 1]])
 def test_impossible_interpolations_are_refused(indices: list[int]) -> None:
     with pytest.raises(ConfigError):
         Interpolation(indices)
