@@ -45,6 +45,8 @@ DOWN_NAMES: dict[type, str] = {
     Quorum: "quorum",
 }
 DOWN = (PLAN, *DOWN_NAMES.values())
+UNREADABLE = "unreadable"
+"""What a deviating aggregator sends that is no message at all."""
 STEP_OF: dict[str, Step] = {
     AdvertiseKeys.LABEL: Step.ADVERTISE_KEYS,
     ShareKeysBody.LABEL: Step.SHARE_KEYS,

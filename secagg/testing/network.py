@@ -35,6 +35,7 @@ from secagg.testing.faults import (
     DOWN_NAMES,
     PLAN,
     STEP_OF,
+    UNREADABLE,
     UPLOAD_CHUNK,
     Delay,
     Drop,
@@ -72,7 +73,7 @@ class Envelope:
     @property
     def up(self) -> bool:
         """Whether it goes to the aggregator."""
-        return self.label not in DOWN
+        return self.label not in (*DOWN, UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +292,7 @@ class SimulatedNetwork:
                 case Persist():
                     self.persisted.append(output)
                 case Dispatch():
-                    label = DOWN_NAMES.get(type(_decoded(output.message)), "nonsense")
+                    label = DOWN_NAMES.get(type(_decoded(output.message)), UNREADABLE)
                     self.post(Envelope(output.recipient, label, output.message))
                 case Excluded():
                     self.excluded.append(output)
