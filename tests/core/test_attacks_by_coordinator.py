@@ -36,7 +36,7 @@ from secagg.secret import SealKey
 from secagg.shamir import PRIME
 from secagg.testing import SeededRandomness, cohort, make_round
 from secagg.testing.invariants import check_invariants
-from tests.core.deviating import Coalition, Dealing, LyingAggregator
+from tests.core.deviating import Coalition, Dealing, LyingAggregator, nobody_honest_is_blamed
 
 VICTIM, COLLUDER = 1, 4
 SEAL_KEY = SealKey(bytes(32))
@@ -884,7 +884,10 @@ def test_lies_to_one_victim_cost_at_most_its_place(liar: type[LyingAggregator]) 
     network = make_round(5, aggregator=liar)
     outcome = network.run()
     check_invariants(network)
+    nobody_honest_is_blamed(network, honest_coordinator=False)
     assert outcome.result is not None
+    victims = {one.envelope.tenant for one in outcome.refused}
+    assert victims == (set() if liar is WithholdsALeaf else {"t001"})
     answers = [e for e in network.sent if e.label == Unmask.LABEL and e.tenant == "t001"]
     assert not answers or liar is WithholdsALeaf
 

@@ -24,7 +24,7 @@ from secagg.plan import RoundPlan
 from secagg.scheme import Pairwise
 from secagg.secret import Pad, PairwiseSeed
 from secagg.testing import Silence, SimulatedNetwork, SimulatedTenant, make_round
-from secagg.testing.invariants import check_invariants, check_one_kind_of_share, check_said_once
+from secagg.testing.invariants import Witness, check_invariants
 from tests.core.deviating import (
     PLANS,
     Coalition,
@@ -65,8 +65,7 @@ def run(
     network = make_round(plan.n, plan=plan, kinds=deviating, faults=faults)
     network.run()
     nobody_honest_is_blamed(network, deviating)
-    check_said_once(network, network.tenants.keys() - deviating.keys())
-    check_one_kind_of_share(network, network.tenants.keys() - deviating.keys())
+    Witness(plan, deviating).follow(network)
     return network
 
 
