@@ -44,6 +44,7 @@ def write_round(evidence: Path, number: int, lost: tuple[str, ...] = ()) -> Simu
         json.dumps(
             {
                 "scheme": plan.scheme,
+                "suite": plan.suite,
                 "cohort": list(plan.cohort),
                 "quantiser": view,
                 "vectors": [{"length": n, "ring_bits": bits} for n, bits in plan.vectors],
