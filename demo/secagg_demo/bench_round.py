@@ -1,29 +1,49 @@
-"""One measured round: every party a process of its own, one after another, nothing in parallel.
+"""One measured round. The parties take turns: nothing runs in parallel.
 
-The coordinator's process is forked for the round and forks the tenants', so each has its own CPU
-clock and its own peak memory; a forked process begins with the pages of its parent. Bytes pass
-between them through pipes, outside the measured time. Each process runs a small round of its own
-before: a node that stays up neither loads modules nor copies its parent's pages in a round.
+`measure_round` gives every party a process of its own, with its own CPU clock and its own peak
+memory. The coordinator's process is forked for the round and forks the tenants'. Bytes pass between
+them through pipes, outside the measured time. Above 64 tenants eight survivors, evenly spread, are
+measured so; the others are as real, but they share one process, which verifies a signature once
+for all of them.
+
+`run_here` has all parties in this process, each with its own clock; there is one peak memory.
 """
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import os
+import statistics
 from collections import defaultdict, deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from secagg.errors import Step
 from secagg.identity import Identity, Member, Roster
-from secagg_demo.bench_parties import CoordinatorSide, Event, TenantSide, peak_rss_mb
+from secagg.plan import RoundPlan
+from secagg_demo.bench_parties import Event, peak_rss_mb
+from secagg_demo.bench_seats import Crowd, Forked, Here, Place, Seat
+from secagg_demo.bench_shamir import count_shamir, shamir_cpu_s
+from secagg_demo.bench_sides import Coordinator, CrowdTenant, LeanTenant, Tenant
 from secagg_demo.bench_workload import Workload, sum_digest
 
-_fork = multiprocessing.get_context("fork")
+PROCESSES = 64
+SAMPLE = 8
+
 _WARM_UP = Workload(tenants=3, length=1000, dropout=0.0, value_bits=16, seed=0)
+_BEFORE_THE_UPLOAD = (Step.ADVERTISE_KEYS, Step.SHARE_KEYS, Step.ACKNOWLEDGE)
+
+Progress = Callable[[str], None]
+MakeTenant = Callable[[type[Tenant], int], Tenant]
+Seating = Callable[[Workload, MakeTenant], dict[int, Seat]]
+
+
+class Look(Protocol):
+    """Looks at a round in this process when a step begins."""
+
+    def __call__(self, step: Step, coordinator: Coordinator, events: deque[Event]) -> None:
+        """`events` are the messages that begin the step, none delivered yet."""
 
 
 @dataclass(slots=True)
@@ -34,166 +54,245 @@ class Traffic:
     down: int = 0
 
 
+@dataclass(slots=True)
+class TenantCost:
+    """What a round takes one tenant."""
+
+    index: int
+    cpu_by_step_s: dict[Step, float] = field(default_factory=lambda: dict.fromkeys(Step, 0.0))
+    traffic: dict[Step, Traffic] = field(default_factory=lambda: {step: Traffic() for step in Step})
+    shamir_s: float = 0.0
+    peak_rss_mb: float = 0.0
+
+    @property
+    def cpu_s(self) -> float:
+        """Over all steps."""
+        return sum(self.cpu_by_step_s.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one round took. The tuples have an entry for each tenant that was not silent."""
+    """What one round took. `tenants` are the survivors that were measured."""
 
-    tenant_cpu_s: tuple[float, ...]
+    plan: RoundPlan
+    tenants: tuple[TenantCost, ...]
     all_tenants_cpu_s: float
-    coordinator_cpu_s: float
-    tenant_peak_rss_mb: tuple[float, ...]
+    coordinator_cpu_by_step_s: dict[Step, float]
+    coordinator_shamir_s: float
     coordinator_peak_rss_mb: float
-    traffic: tuple[dict[Step, Traffic], ...]
     exact: bool
     opened_sum_sha256: str
 
+    @property
+    def coordinator_cpu_s(self) -> float:
+        """Over all steps."""
+        return sum(self.coordinator_cpu_by_step_s.values())
 
-def measure_round(workload: Workload, progress: Callable[[str], None]) -> Measured:
-    """Run one round. Expects a workload that has been checked."""
-    coordinator = _Forked(_Coordinator(workload, progress))
+
+def measure_round(workload: Workload, progress: Progress) -> Measured:
+    """Run one round in processes. Expects a workload that has been checked."""
+    coordinator = Forked(_Host(workload, progress), _warm_up)
     measured: Measured = coordinator.ask("run")
     coordinator.end()
     return measured
 
 
-class _Forked:
-    """An object in a process of its own, which ends with this one."""
-
-    def __init__(self, served: object) -> None:
-        self._pipe, theirs = _fork.Pipe()
-        self._process = _fork.Process(target=_serve, args=(self._pipe, theirs, served))
-        self._process.start()
-        theirs.close()
-        self._pipe.recv()
-
-    def ask(self, method: str, *arguments: object) -> Any:
-        """Call a method there."""
-        self._pipe.send((method, arguments))
-        try:
-            return self._pipe.recv()
-        except EOFError:
-            raise RuntimeError("a process of the benchmark died; it has said why above") from None
-
-    def end(self) -> None:
-        """Let the process end and wait for it."""
-        self._pipe.send(None)
-        self._process.join()
-        self._pipe.close()
+def run_here(workload: Workload, progress: Progress, look: Look | None = None) -> Measured:
+    """Run one round in this process, with tenants that keep little. `look` sees each step begin."""
+    count_shamir()
+    return _run(workload, _all_here(LeanTenant), progress, look)
 
 
-def _serve(parents: Connection, own: Connection, served: object) -> None:
-    parents.close()
-    _run(_WARM_UP, _Here, lambda what: None)
-    gc.collect()
-    gc.freeze()
-    own.send("ready")
-    while (call := own.recv()) is not None:
-        method, arguments = call
-        own.send(getattr(served, method)(*arguments))
-
-
-class _Here:
-    """An object in this process, called as if it were in another."""
-
-    def __init__(self, served: object) -> None:
-        self._served = served
-
-    def ask(self, method: str, *arguments: object) -> Any:
-        """Call a method."""
-        return getattr(self._served, method)(*arguments)
-
-    def end(self) -> None:
-        """Nothing to end."""
+def measured_tenants(workload: Workload) -> tuple[int, ...]:
+    """Whose costs are reported: all survivors, above 64 tenants eight of them."""
+    survivors = workload.survivors
+    if workload.tenants <= PROCESSES:
+        return tuple(survivors)
+    last = len(survivors) - 1
+    return tuple(survivors[round(place * last / (SAMPLE - 1))] for place in range(SAMPLE))
 
 
 @dataclass(frozen=True, slots=True)
-class _Coordinator:
+class _Host:
     """What the coordinator's process serves."""
 
     workload: Workload
-    progress: Callable[[str], None]
+    progress: Progress
 
     def run(self) -> Measured:
-        """The whole round, with tenants in processes of their own."""
-        return _run(self.workload, _Forked, self.progress)
+        """The whole round, with tenants in other processes."""
+        return _run(self.workload, _in_processes, self.progress)
+
+
+def _warm_up() -> None:
+    count_shamir()
+    _run(_WARM_UP, _all_here(Tenant), lambda what: None)
+
+
+def _all_here(kind: type[Tenant]) -> Seating:
+    return lambda workload, make: {
+        index: Here(make(kind, index)) for index in range(workload.tenants)
+    }
+
+
+def _in_processes(workload: Workload, make: MakeTenant) -> dict[int, Seat]:
+    everybody = range(workload.tenants)
+    apart = everybody if workload.tenants <= PROCESSES else measured_tenants(workload)
+    seats: dict[int, Seat] = {index: Forked(make(Tenant, index), _warm_up) for index in apart}
+    if others := [index for index in everybody if index not in seats]:
+        crowd = Crowd({index: make(CrowdTenant, index) for index in others})
+        process = Forked(crowd, _warm_up)
+        seats |= {index: Place(process, index) for index in others}
+    return seats
 
 
 def _run(
-    workload: Workload, place: Callable[[object], _Forked | _Here], progress: Callable[[str], None]
+    workload: Workload, seating: Seating, progress: Progress, look: Look | None = None
 ) -> Measured:
     progress(f"starting {workload.tenants} tenants")
     names = [f"tenant-{index:05d}" for index in range(workload.tenants)]
     identities = [Identity.generate(name, os.urandom) for name in names]
     roster = Roster.create(tuple(map(Member.create, identities)))
-    tenants = {
-        name: _Tenant(name, place(TenantSide(workload, index, identities[index], roster)))
-        for index, name in enumerate(names)
-    }
-    coordinator = CoordinatorSide(workload.plan(roster), roster)
-    alive = names[: len(workload.survivors)]
-    _converse(tenants, coordinator, frozenset(alive), progress)
+    seats = seating(workload, lambda kind, index: kind(workload, index, identities[index], roster))
+    alive = tuple(names[index] for index in workload.survivors)
+    guests = {name: _Guest(name, index, seats[index]) for index, name in enumerate(names)}
+    conversation = _Conversation(workload.plan(roster), roster, guests, progress, look)
+    conversation.run(frozenset(alive))
     peak = peak_rss_mb()
     progress("checking the sum")
-    reports = {name: tenant.process.ask("report") for name, tenant in tenants.items()}
-    for tenant in tenants.values():
-        tenant.process.end()
-    result = coordinator.result
+    costs = {guest.cost.index: guest.cost for guest in guests.values()}
+    for seat in seats.values():
+        seat.end()
+    result = conversation.coordinator.result
     return Measured(
-        tenant_cpu_s=tuple(reports[name][0] for name in alive),
-        all_tenants_cpu_s=sum(cpu for cpu, _ in reports.values()),
-        coordinator_cpu_s=coordinator.meter.seconds,
-        tenant_peak_rss_mb=tuple(reports[name][1] for name in alive),
+        plan=conversation.plan,
+        tenants=tuple(costs[index] for index in measured_tenants(workload)),
+        all_tenants_cpu_s=_all_tenants_cpu_s(workload, costs),
+        coordinator_cpu_by_step_s=conversation.cpu_by_step_s,
+        coordinator_shamir_s=conversation.shamir_s,
         coordinator_peak_rss_mb=peak,
-        traffic=tuple(dict(tenants[name].traffic) for name in alive),
-        exact=result.survivors == tuple(alive) and workload.is_sum(result.level_sum),
+        exact=result.survivors == alive and workload.is_sum(result.level_sum),
         opened_sum_sha256=sum_digest(result.level_sum),
     )
 
 
-class _Tenant:
-    """A tenant's process, and the bytes that it hears and says."""
+def _all_tenants_cpu_s(workload: Workload, costs: dict[int, TenantCost]) -> float:
+    """All of them; above 64 tenants what the measured ones took, scaled to the cohort."""
+    if workload.tenants <= PROCESSES:
+        return sum(cost.cpu_s for cost in costs.values())
+    sample = [costs[index] for index in measured_tenants(workload)]
+    until_silent = statistics.mean(
+        sum(cost.cpu_by_step_s[step] for step in _BEFORE_THE_UPLOAD) for cost in sample
+    )
+    whole = statistics.mean(cost.cpu_s for cost in sample)
+    return len(workload.survivors) * whole + workload.silent * until_silent
 
-    def __init__(self, name: str, process: _Forked | _Here) -> None:
+
+class _Guest:
+    """A tenant where it runs, and what each step takes it."""
+
+    def __init__(self, name: str, index: int, seat: Seat) -> None:
         self.name = name
-        self.process = process
-        self.traffic: defaultdict[Step, Traffic] = defaultdict(Traffic)
+        self.cost = TenantCost(index)
+        self._seat = seat
+        self._cpu_s = 0.0
 
-    def hear(self, step: Step, event: bytes, coordinator: CoordinatorSide) -> list[Event]:
-        """Take an event; its answers go to the coordinator."""
-        self.traffic[step].down += len(event)
-        return self._say(self.process.ask("hear", event), coordinator)
+    def ask(self, step: Step, method: str, *arguments: object) -> list[bytes]:
+        """An act in a step; returns what the tenant says."""
+        said: list[bytes] = self._seat.ask(method, *arguments)
+        usage = self._seat.ask("usage")
+        self.cost.cpu_by_step_s[step] += usage.cpu_s - self._cpu_s
+        self.cost.shamir_s, self.cost.peak_rss_mb = usage.shamir_s, usage.peak_rss_mb
+        self._cpu_s = usage.cpu_s
+        return said
 
-    def upload(self, coordinator: CoordinatorSide) -> list[Event]:
-        """Header, stream and commitment."""
-        events = self._say(self.process.ask("submit"), coordinator)
-        while piece := self.process.ask("piece"):
-            self.traffic[Step.MASKED_INPUT].up += len(piece)
-            coordinator.absorb(self.name, piece)
-        return events + self._say(self.process.ask("finish"), coordinator)
+    def pieces(self) -> Iterator[bytes]:
+        """The upload; what it takes is counted at the next act."""
+        while piece := self._seat.ask("piece"):
+            yield piece
 
-    def _say(self, requests: list[bytes], coordinator: CoordinatorSide) -> list[Event]:
+
+class _Conversation:
+    """All six steps; events are delivered in the order in which they came about."""
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        roster: Roster,
+        guests: dict[str, _Guest],
+        progress: Progress,
+        look: Look | None,
+    ) -> None:
+        self.plan = plan
+        self.coordinator = Coordinator(plan, roster)
+        self.cpu_by_step_s: dict[Step, float] = dict.fromkeys(Step, 0.0)
+        self.cpu_by_step_s[Step.ADVERTISE_KEYS] = self.coordinator.meter.seconds
+        self.shamir_s = 0.0
+        self._guests = guests
+        self._progress = progress
+        self._look = look
+        self._delivered: defaultdict[Step, int] = defaultdict(int)
+
+    def run(self, alive: frozenset[str]) -> None:
+        """From the offer until nobody has anything more to say."""
+        with self._counted():
+            events = deque(self.coordinator.open())
+        while events:
+            self._tell(events)
+            event = events.popleft()
+            guest, ended = self._guests[event[0]], event[1]
+            events += self._deliver(guest, event)
+            if ended is not Step.ACKNOWLEDGE:
+                continue
+            if guest.name in alive:
+                events += self._upload(guest)
+            else:
+                with self._counted():
+                    events += self.coordinator.silence(guest.name)
+
+    def _deliver(self, guest: _Guest, event: Event) -> list[Event]:
+        with self._counted():
+            wrapped = self.coordinator.wrap(event)
+        guest.cost.traffic[event[1]].down += len(wrapped)
+        step = self.coordinator.step
+        return self._take(guest, guest.ask(step, "hear", wrapped))
+
+    def _upload(self, guest: _Guest) -> list[Event]:
+        step = self.coordinator.step
+        events = self._take(guest, guest.ask(step, "submit"))
+        for piece in guest.pieces():
+            guest.cost.traffic[step].up += len(piece)
+            with self._counted():
+                self.coordinator.absorb(guest.name, piece)
+        return events + self._take(guest, guest.ask(step, "finish"))
+
+    def _take(self, guest: _Guest, requests: list[bytes]) -> list[Event]:
         events: list[Event] = []
         for request in requests:
-            self.traffic[coordinator.step].up += len(request)
-            events += coordinator.take(self.name, request)
+            guest.cost.traffic[self.coordinator.step].up += len(request)
+            with self._counted():
+                events += self.coordinator.take(guest.name, request)
         return events
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """What the coordinator does inside belongs to the step that it is in before."""
+        step, cpu_s, shamir_s = (
+            self.coordinator.step,
+            self.coordinator.meter.seconds,
+            shamir_cpu_s(),
+        )
+        yield
+        self.cpu_by_step_s[step] += self.coordinator.meter.seconds - cpu_s
+        self.shamir_s += shamir_cpu_s() - shamir_s
 
-def _converse(
-    tenants: dict[str, _Tenant],
-    coordinator: CoordinatorSide,
-    alive: frozenset[str],
-    progress: Callable[[str], None],
-) -> None:
-    """All six steps; events are delivered in the order in which they came about."""
-    events = deque(coordinator.open())
-    step: Step | None = None
-    while events:
-        if step is not coordinator.step:
-            step = coordinator.step
-            progress(step.label)
-        name, ended, event = events.popleft()
-        events += tenants[name].hear(ended, event, coordinator)
-        if ended is not Step.ACKNOWLEDGE:
-            continue
-        events += tenants[name].upload(coordinator) if name in alive else coordinator.silence(name)
+    def _tell(self, events: deque[Event]) -> None:
+        step, n = self.coordinator.step, self.plan.n
+        count = self._delivered[step]
+        self._delivered[step] += 1
+        if not count and self._look is not None:
+            self._look(step, self.coordinator, events)
+        if not count:
+            self._progress(step.label)
+        elif n > PROCESSES and not count % (1 + n // 10):
+            self._progress(f"{step.label}: {count} of {n} tenants")

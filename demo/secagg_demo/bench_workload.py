@@ -19,22 +19,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secagg.encoding import Quantiser, Values
 from secagg.errors import ConfigError, Step
-from secagg.identity import Roster
+from secagg.identity import Identity, Member, Roster
 from secagg.layout import Layout
-from secagg.plan import RoundPlan
-from secagg.plan_cli import dropouts, plan_for
+from secagg.plan import RoundPlan, Suite
+from secagg.plan_cli import dropouts
 
 _SEED_STRIDE = 1_000_003
 _BLOCK = 1 << 20
 _FLOAT32_LEVEL_BITS = 25
+_PLANNED_DROPOUT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,12 @@ class Workload:
     dropout: float
     value_bits: int
     seed: int
+    suite: Suite | None = None
+    """None: the plan's default."""
+    neighbours: int | None = None
+    """None: the plan's default."""
+    colluders: int | None = None
+    """None: the plan's default."""
 
     @property
     def quantiser(self) -> Quantiser:
@@ -70,21 +79,31 @@ class Workload:
         Raises:
             ConfigError: no such round is possible, or it could not open after the dropouts.
         """
-        most = dropouts(plan_for(self.tenants, None, self.value_bits, self.length, 1))
-        if not 0 <= self.silent <= most[Step.MASKED_INPUT]:
+        names = (f"tenant-{index:05d}" for index in range(self.tenants))
+        nobody = (Identity.generate(name, os.urandom) for name in names)
+        plan = self.plan(Roster.create(tuple(map(Member.create, nobody))))
+        most = dropouts(plan)[Step.MASKED_INPUT]
+        if not 0 <= self.silent <= most:
             raise ConfigError(
                 f"a dropout of {self.dropout} silences {self.silent} of {self.tenants} tenants; "
-                f"such a cohort opens after 0 to {most[Step.MASKED_INPUT]} silent ones"
+                f"such a cohort opens after 0 to {most} silent ones"
             )
 
     def plan(self, roster: Roster) -> RoundPlan:
-        """The default plan for this cohort, with the inputs' grid."""
+        """The default plan for this cohort but for what is chosen, with the inputs' grid."""
+        chosen: dict[str, Any] = {
+            "suite": self.suite,
+            "neighbours": self.neighbours,
+            "max_colluders": self.colluders,
+        }
         return RoundPlan.create(
             roster,
             round_number=1,
             layout=Layout.flat(self.length),
             quantiser=self.quantiser,
             model_digest=bytes(32),
+            dropout=max(_PLANNED_DROPOUT, self.dropout),
+            **{name: value for name, value in chosen.items() if value is not None},
         )
 
     def values(self, index: int) -> Values:
@@ -100,13 +119,15 @@ class Workload:
 
     def is_sum(self, level_sum: NDArray[np.int64]) -> bool:
         """Whether this is the sum of the survivors' levels, drawn anew."""
-        start = 0
-        for blocks in zip(*map(self._levels, self.survivors), strict=True):
-            expected = np.sum(blocks, axis=0)
-            if not np.array_equal(level_sum[start : start + len(expected)], expected):
+        drawn = [self._levels(index) for index in self.survivors]
+        for start in range(0, self.length, _BLOCK):
+            opened = level_sum[start : start + _BLOCK]
+            expected = np.zeros(min(_BLOCK, self.length - start), np.int64)
+            for levels in drawn:  # one block at a time: a thousand tenants' would fill the memory
+                expected += next(levels)
+            if not np.array_equal(opened, expected):
                 return False
-            start += len(expected)
-        return start == len(level_sum)
+        return len(level_sum) == self.length
 
     def _levels(self, index: int) -> Iterator[NDArray[np.int64]]:
         """In blocks, which are the same numbers as one draw of them all."""

@@ -8,13 +8,18 @@ import sys
 import numpy as np
 import pytest
 
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, Step
+from secagg_demo import bench_round
+from secagg_demo.bench_seats import Forked
 from secagg_demo.bench_workload import Workload
 
 KEYS = {
     "tenant_cpu_s",
+    "tenant_cpu_by_step_s",
     "coordinator_cpu_s",
+    "coordinator_cpu_by_step_s",
     "process_cpu_s",
+    "shamir_s",
     "upload_bytes_per_value",
     "keystream_gb_s",
     "aes_ctr_gb_s",
@@ -24,6 +29,11 @@ KEYS = {
     "exact",
     "opened_sum_sha256",
     "wire_bytes",
+    "measured_tenants",
+    "suite",
+    "neighbours",
+    "colluders",
+    "share_threshold",
     "tenants",
     "length",
     "dropout",
@@ -95,9 +105,27 @@ def test_wire_bytes_are_those_of_the_messages(figures):
     # 22 bits a value at n = 4, and one weight of 8 bits; what is beyond is headers and framing.
     packed = (1000 * 22 + 7) // 8 + 1
     assert packed < wire["masked_input"]["up"] < packed + 800
-    assert all(0 < wire[step]["up"] < 4000 for step in STEPS)
-    assert all(0 < wire[step]["down"] < 4000 for step in STEPS[:-1])
+    small = [step for step in STEPS if step != "masked_input"]
+    assert all(0 < wire[step]["up"] < 10_000 for step in small)
+    assert all(0 < wire[step]["down"] < 20_000 for step in STEPS[:-1])
     assert wire["unmask"]["down"] == 0
+
+
+def test_every_step_has_its_share_of_each_roles_costs(figures):
+    for role in ("tenant", "coordinator"):
+        by_step = figures[f"{role}_cpu_by_step_s"]
+        assert list(by_step) == STEPS
+        assert all(cost > 0 for cost in by_step.values())
+    # Medians of steps do not add up to the median of sums, but nearly.
+    total = sum(figures["coordinator_cpu_by_step_s"].values())
+    assert figures["coordinator_cpu_s"] == pytest.approx(total)
+    assert 0 < figures["shamir_s"] < figures["tenant_cpu_s"] + figures["coordinator_cpu_s"]
+
+
+def test_the_plan_is_reported(figures):
+    assert figures["suite"] == "x25519-mlkem768"
+    assert (figures["neighbours"], figures["colluders"], figures["share_threshold"]) == (4, 1, 3)
+    assert figures["measured_tenants"] == [0, 1, 2]
 
 
 def test_more_silent_tenants_than_a_round_survives_are_refused_in_one_sentence():
@@ -145,3 +173,58 @@ def test_inputs_drawn_in_blocks_are_the_documented_ones(monkeypatch):
 def test_a_fraction_of_tenants_is_what_it_reads_as_in_decimal():
     assert Workload(100, 10, 0.29, 16, 0).silent == 29
     assert Workload(10, 10, 0.35, 16, 0).silent == 3
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def test_the_suite_and_the_graph_are_chosen():
+    sparse = Workload(60, 50, 0.05, 16, 0, suite="x25519", neighbours=45, colluders=1)
+    sparse.check()
+    measured = bench_round.run_here(sparse, nothing)
+    assert measured.exact
+    assert (measured.plan.suite, measured.plan.share_count) == ("x25519", 45)
+    assert measured.coordinator_shamir_s > 0
+    assert all(tenant.shamir_s > 0 for tenant in measured.tenants)
+
+
+def test_tenants_beyond_the_sample_are_as_real(monkeypatch):
+    monkeypatch.setattr(bench_round, "PROCESSES", 4)
+    monkeypatch.setattr(bench_round, "SAMPLE", 2)
+    measured = bench_round.measure_round(Workload(7, 100, 0.2, 16, 3), nothing)
+    assert measured.exact
+    assert [tenant.index for tenant in measured.tenants] == [0, 5]
+    assert measured.opened_sum_sha256 == documented_sum_sha256(7, 100, 1, 16, seed=3)
+    mean = sum(tenant.cpu_s for tenant in measured.tenants) / 2
+    assert 6 * mean < measured.all_tenants_cpu_s < 7 * mean
+
+
+def test_the_sample_is_spread_evenly_over_the_survivors():
+    assert bench_round.measured_tenants(Workload(10, 10, 0.2, 16, 0)) == tuple(range(8))
+    sampled = bench_round.measured_tenants(Workload(1000, 10, 0.1, 16, 0))
+    assert sampled == (0, 128, 257, 385, 514, 642, 771, 899)
+
+
+def test_a_round_in_one_process_shows_every_step_as_it_begins():
+    seen = []
+    measured = bench_round.run_here(
+        Workload(5, 100, 0.2, 16, 0),
+        nothing,
+        lambda step, coordinator, events: seen.append((step, len(events))),
+    )
+    assert measured.exact
+    assert [step for step, _ in seen] == list(Step)
+    # Offers, keys, shares and views go to all; survivor sets and quorums to survivors.
+    assert [count for _, count in seen] == [5, 5, 5, 5, 4, 4]
+
+
+class Mortal:
+    def die(self):
+        raise SystemExit(1)
+
+
+def test_the_death_of_a_party_ends_the_benchmark():
+    party = Forked(Mortal(), nothing)
+    with pytest.raises(RuntimeError, match="died"):
+        party.ask("die")
