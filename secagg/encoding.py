@@ -76,7 +76,8 @@ class Quantiser:
             UsageError: NaN or infinite values, or a factor outside 0..1.
         """
         _require_share(factor)
-        farthest = _farthest(values)
+        if not np.isfinite(farthest := _farthest(values)):
+            require_finite(values)
         room = room or Room(len(values))
         bits = min(32, 50 - self.value_bits)
         # A double in [2^(52-b), 2^(53-b)) counts in steps of 2^-b: adding x to the middle of that
@@ -126,11 +127,8 @@ class Room:
 
 
 def _farthest(values: Values) -> np.float64:
-    """The largest magnitude among finite values, 0 for none."""
-    lowest, highest = np.min(values, initial=0), np.max(values, initial=0)
-    if not (np.isfinite(lowest) and np.isfinite(highest)):  # NaN comes through min and max
-        require_finite(values)
-    return np.float64(max(-lowest, highest))
+    """The largest magnitude; not finite if any value is not, since min and max let NaN through."""
+    return np.float64(max(-np.min(values, initial=0), np.max(values, initial=0)))
 
 
 def require_finite(values: Values) -> None:
@@ -139,12 +137,11 @@ def require_finite(values: Values) -> None:
     Raises:
         UsageError: there are some.
     """
-    blocks = range(0, len(values), _BLOCK)
-    bad = len(values) - sum(int(np.isfinite(values[i : i + _BLOCK]).sum()) for i in blocks)
-    if bad:
-        raise UsageError(
-            f"{bad} of {len(values)} values are NaN or infinite; train with finite ones"
-        )
+    blocks = [values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK)]
+    if all(np.isfinite(_farthest(block)) for block in blocks):
+        return
+    bad = len(values) - sum(int(np.isfinite(block).sum()) for block in blocks)
+    raise UsageError(f"{bad} of {len(values)} values are NaN or infinite; train with finite ones")
 
 
 def _require_share(factor: float) -> None:
