@@ -166,7 +166,11 @@ def read_dealing(setting: Setting, directory: Directory, dealing: Dealing) -> Sh
 
 
 def check_dealing(plan: RoundPlan, directory: Directory, dealer: int, body: ShareKeysBody) -> None:
-    """The holders are U1 on the complete graph, else t to k others of U1, in order (C08)."""
+    """The holders are U1 on the complete graph, else t to k others of U1, in order (C08).
+
+    A dealer drew k, and no more of those can be missing here than are missing in U1: with fewer
+    holders than that, one that falls silent could end the round.
+    """
     if dealer not in directory.keys:
         raise ProtocolError("a dealer is outside U1", step=ShareKeysBody.STEP)
     holders = body.holders
@@ -174,15 +178,17 @@ def check_dealing(plan: RoundPlan, directory: Directory, dealer: int, body: Shar
         if holders != tuple(directory.keys):
             raise ProtocolError("the holders are not U1", step=ShareKeysBody.STEP)
         return
+    missing = plan.n - len(directory.keys)
+    fewest = max(plan.share_threshold, plan.share_count - missing)
     if (
         list(holders) != sorted(set(holders))
         or dealer in holders
         or not directory.keys.keys() >= set(holders)
-        or not plan.share_threshold <= len(holders) <= plan.share_count
+        or not fewest <= len(holders) <= plan.share_count
     ):
         raise ProtocolError(
-            f"participant {dealer} does not deal to {plan.share_threshold} to {plan.share_count} "
-            "others of U1, in order",
+            f"participant {dealer} does not deal to {fewest} to {plan.share_count} others of U1, "
+            "in order",
             step=ShareKeysBody.STEP,
         )
 
