@@ -139,8 +139,8 @@ class _ReadOnceSpool(MemorySpool):
         self.discard(participant)
 
 
-Event = tuple[str, Step, bytes]
-"""(recipient, the step that it ends, WatchRounds event)."""
+Event = tuple[str, Step, tuple[bytes, ...]]
+"""(recipient, the step that it ends, the message in parts): see `CoordinatorSide.wrap`."""
 
 
 class CoordinatorSide:
@@ -149,6 +149,8 @@ class CoordinatorSide:
     def __init__(self, plan: RoundPlan, roster: Roster) -> None:
         self.meter = CpuMeter()
         self._events = 0
+        self._offer: tuple[bytes, ...] = ()
+        self._wrapped: tuple[tuple[bytes, ...], wire.StepMessage] = ((), wire.StepMessage())
         with self.meter.running():
             self._aggregator = Aggregator(plan, roster, spool=_ReadOnceSpool())
 
@@ -168,10 +170,26 @@ class CoordinatorSide:
         plan = self._aggregator.plan
         with self.meter.running():
             self._aggregator.start(0.0)
-            offer = wire.WatchRoundsResponse(
-                event_id=1, round_offered=wire.RoundOffered(plan=plan.encode())
+            self._offer = (
+                wire.WatchRoundsResponse(
+                    event_id=1, round_offered=wire.RoundOffered(plan=plan.encode())
+                ).SerializeToString(),
+            )
+        return [(tenant, Step.ADVERTISE_KEYS, self._offer) for tenant in plan.cohort]
+
+    def wrap(self, event: Event) -> bytes:
+        """The WatchRounds event, made when it is sent: a step's together fill the memory."""
+        _, step, parts = event
+        if parts is self._offer:
+            return parts[0]
+        with self.meter.running():
+            if self._wrapped[0] != parts:
+                context = self._aggregator.plan.context
+                self._wrapped = parts, codec.step_message(context, step, b"".join(parts))
+            self._events += 1
+            return wire.WatchRoundsResponse(
+                event_id=1 + self._events, step_message=self._wrapped[1]
             ).SerializeToString()
-        return [(tenant, Step.ADVERTISE_KEYS, offer) for tenant in plan.cohort]
 
     def take(self, tenant: str, request: bytes) -> list[Event]:
         """Take a SubmitMessage request; returns the events that it brings about."""
@@ -198,18 +216,9 @@ class CoordinatorSide:
 
     def _dispatched(self, step: Step, outputs: list[AggregatorOutput]) -> list[Event]:
         events: list[Event] = []
-        encoded: dict[bytes, wire.StepMessage] = {}
         for output in outputs:
             if isinstance(output, Aborted):
                 raise output.error
-            if not isinstance(output, Dispatch):
-                continue
-            message = encoded.get(output.message)
-            if message is None:
-                context = self._aggregator.plan.context
-                message = codec.step_message(context, step, output.message)
-                encoded[output.message] = message
-            self._events += 1
-            event = wire.WatchRoundsResponse(event_id=1 + self._events, step_message=message)
-            events.append((output.recipient, step, event.SerializeToString()))
+            if isinstance(output, Dispatch):
+                events.append((output.recipient, step, output.parts))
         return events

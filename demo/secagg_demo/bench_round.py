@@ -22,10 +22,10 @@ from typing import Protocol
 from secagg.errors import Step
 from secagg.identity import Identity, Member, Roster
 from secagg.plan import RoundPlan
-from secagg_demo.bench_parties import Event, peak_rss_mb
+from secagg_demo.bench_parties import CoordinatorSide, Event, peak_rss_mb
 from secagg_demo.bench_seats import Crowd, Forked, Here, Place, Seat
 from secagg_demo.bench_shamir import count_shamir, shamir_cpu_s
-from secagg_demo.bench_sides import Coordinator, CrowdTenant, LeanTenant, Tenant
+from secagg_demo.bench_sides import CrowdTenant, LeanTenant, Tenant
 from secagg_demo.bench_workload import Workload, sum_digest
 
 PROCESSES = 64
@@ -42,7 +42,7 @@ Seating = Callable[[Workload, MakeTenant], dict[int, Seat]]
 class Look(Protocol):
     """Looks at a round in this process when a step begins."""
 
-    def __call__(self, step: Step, coordinator: Coordinator, events: deque[Event]) -> None:
+    def __call__(self, step: Step, coordinator: CoordinatorSide, events: deque[Event]) -> None:
         """`events` are the messages that begin the step, none delivered yet."""
 
 
@@ -224,7 +224,7 @@ class _Conversation:
         look: Look | None,
     ) -> None:
         self.plan = plan
-        self.coordinator = Coordinator(plan, roster)
+        self.coordinator = CoordinatorSide(plan, roster)
         self.cpu_by_step_s: dict[Step, float] = dict.fromkeys(Step, 0.0)
         self.cpu_by_step_s[Step.ADVERTISE_KEYS] = self.coordinator.meter.seconds
         self.shamir_s = 0.0

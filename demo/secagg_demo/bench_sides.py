@@ -1,7 +1,7 @@
-"""The parties of `bench_parties` with what larger rounds need: usage by step, and little memory.
+"""Tenants of a measured round: they say what they have used, and many of them fit into one process.
 
-What is left out so that a thousand tenants fit into one process is said at each class. Messages,
-checks and arithmetic are those of `bench_parties`.
+What a tenant leaves out for that is said at its class. Messages, checks and arithmetic are those of
+`bench_parties`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
-from secagg.errors import Step
 from secagg.identity import Identity, Roster
-from secagg.outputs import Aborted, AggregatorOutput, Dispatch
 from secagg.participant import Participant
 from secagg.plan import RoundPlan
 from secagg.policy import Policy
 from secagg.secret import SealKey
-from secagg_demo.bench_parties import CoordinatorSide, Event, TenantSide
+from secagg_demo.bench_parties import TenantSide
 from secagg_demo.bench_shamir import shamir_cpu_s
 from secagg_demo.bench_workload import Workload
-from secagg_wire import codec
-from secagg_wire.v1 import round_service_pb2 as wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,41 +106,3 @@ class CrowdTenant(LeanTenant):
         participant = super()._join(plan)
         object.__setattr__(participant._me.setting, "verified", self._verified)
         return participant
-
-
-class Coordinator(CoordinatorSide):
-    """The coordinator. It wraps an event when it is delivered, not a step's events all at once."""
-
-    def __init__(self, plan: RoundPlan, roster: Roster) -> None:
-        super().__init__(plan, roster)
-        self._offer = b""
-        self._wrapped: tuple[bytes, wire.StepMessage] = (b"", wire.StepMessage())
-
-    def open(self) -> list[Event]:
-        """See `CoordinatorSide`."""
-        events = super().open()
-        self._offer = events[0][2]
-        return events
-
-    def wrap(self, event: Event) -> bytes:
-        """The WatchRounds event of this message of the core."""
-        _, step, message = event
-        if message is self._offer:
-            return message
-        with self.meter.running():
-            if self._wrapped[0] is not message:
-                wrapped = codec.step_message(self._aggregator.plan.context, step, message)
-                self._wrapped = message, wrapped
-            self._events += 1
-            return wire.WatchRoundsResponse(
-                event_id=1 + self._events, step_message=self._wrapped[1]
-            ).SerializeToString()
-
-    def _dispatched(self, step: Step, outputs: list[AggregatorOutput]) -> list[Event]:
-        events: list[Event] = []
-        for output in outputs:
-            if isinstance(output, Aborted):
-                raise output.error
-            if isinstance(output, Dispatch):
-                events.append((output.recipient, step, output.message))
-        return events
