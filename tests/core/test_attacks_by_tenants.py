@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from secagg.aggregator import Aggregator
 from secagg.cover import minimum_cover
+from secagg.encoding import Quantiser
 from secagg.errors import (
     ConfigError,
     FaultyParticipant,
@@ -19,6 +20,7 @@ from secagg.errors import (
     Step,
     TooFewSurvivors,
 )
+from secagg.layout import Layout
 from secagg.messages import (
     Acknowledge,
     AdvertiseKeys,
@@ -33,9 +35,10 @@ from secagg.messages import (
 )
 from secagg.outputs import Excluded
 from secagg.participant_steps import Acknowledged
-from secagg.plan import RoundPlan
+from secagg.plan import SUITES, RoundPlan, Suite
 from secagg.records import encode
 from secagg.shamir import PRIME
+from secagg.suite import Peer, pad_of, pairwise_seed, private_keys
 from secagg.testing import (
     Outcome,
     Silence,
@@ -829,11 +832,22 @@ def test_the_range_of_the_weight_is_exact(weight: int, ok: bool) -> None:
             read_sum(plan, plan.cohort, words)
 
 
-def test_tenants_that_were_given_different_models_open_nothing_together() -> None:
+BASE = cohort(5).plan()
+DIFFERENT: dict[str, RoundPlan] = {
+    "model": replace(BASE, model_digest=bytes(32)),
+    "layout": cohort(5).plan(9),
+    "names of tensors": replace(BASE, layout=Layout.flat(8, "other")),
+    "clip": cohort(5).plan(clip=2.0),
+    "bits": replace(BASE, quantiser=Quantiser(1.0, 15)),
+    "weight cap": replace(BASE, max_weight=99),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_tenants_that_were_given_different_models_open_nothing_together(what: str) -> None:
     """C03: their contexts differ, so that not even their keys are accepted."""
-    members = cohort(5)
-    plan, other = members.plan(), replace(members.plan(), model_digest=bytes(32))
-    network = make_round(5, plan=plan)
+    members, other = cohort(5), DIFFERENT[what]
+    network = make_round(5, plan=BASE)
     for name in ("t003", "t004"):
         network.tenants[name] = make_tenants(members, other)[name]
         honest_offer = network.tenants[name].offer
@@ -842,6 +856,28 @@ def test_tenants_that_were_given_different_models_open_nothing_together() -> Non
     assert outcome.result is None
     assert isinstance(outcome.error, TooFewSurvivors)
     assert {one.envelope.tenant for one in outcome.refused} == {"t003", "t004"}
+    assert not [e for e in network.sent if e.label == "share_keys"]
+    nobody_honest_is_blamed(network, honest_coordinator=False)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_masks_under_different_models_do_not_cancel(what: str, suite: Suite) -> None:
+    """Were the keys accepted after all: the same pair, its same keys, and another mask."""
+    c = Coalition(plan=replace(BASE, suite=suite)).run_to(Step.SHARE_KEYS)
+    secrets = c.tenant(1).running._state.secrets  # type: ignore[union-attr]
+    mask = private_keys(suite, secrets.mask)
+    mine, theirs = (
+        Peer(index, c.said["advertise_keys"][index].read(AdvertiseKeys)) for index in (1, 2)
+    )
+    seeds = []
+    for plan in (c.plan, replace(DIFFERENT[what], suite=suite)):
+        pad = None if suite == "x25519" else pad_of(plan.context, secrets.mask, 1, 2)
+        seeds.append(pairwise_seed(plan.context, mine, theirs, mask, pad, b""))
+    assert seeds[0] != seeds[1]
+    same = pairwise_seed(c.plan.context, mine, theirs, mask, None, b"")
+    unlike = pairwise_seed(DIFFERENT[what].context, mine, theirs, mask, None, b"")
+    assert same != unlike
 
 
 def test_an_aggregator_is_not_made_for_another_roster() -> None:

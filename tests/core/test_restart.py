@@ -1,6 +1,7 @@
 """Restarts, copies and old states: the same bytes again, or nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,18 @@ from secagg.errors import (
     ProtocolError,
     SpentInput,
     StaleState,
+    TooFewSurvivors,
     UsageError,
 )
+from secagg.layout import Layout
 from secagg.ledger import Act, MemoryLedger
 from secagg.outputs import Send
 from secagg.participant import Participant
+from secagg.plan import SUITES, RoundPlan, Suite
 from secagg.secret import SealKey
 from secagg.testing import (
+    Drop,
+    KillDuringUpload,
     Restart,
     SeededRandomness,
     SimulatedNetwork,
@@ -29,7 +35,9 @@ from secagg.testing import (
     make_round,
     make_tenants,
 )
+from secagg.testing.faults import Fault
 from secagg.testing.invariants import check_invariants
+from tests.core.deviating import PLANS
 
 MOMENTS = (
     "plan", "key_directory", "share_delivery", "agreed_view", "upload_header", "upload_chunk",
@@ -54,10 +62,19 @@ def restored(tenant: SimulatedTenant, state: bytes, key: SealKey = KEY) -> Parti
     )  # fmt: skip
 
 
+@pytest.fixture(params=PLANS)
+def plan(request: pytest.FixtureRequest) -> RoundPlan:
+    """Both suites, complete and sparse."""
+    return PLANS[request.param]
+
+
 @pytest.mark.parametrize("lose", [False, True], ids=["after sending", "before sending"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_restart_at_any_moment_continues_with_the_same_bytes(moment: str, lose: bool) -> None:
-    network = make_round(5, faults=[Restart("t001", moment, lose=lose)], piece_bytes=7)
+def test_a_restart_at_any_moment_continues_with_the_same_bytes(
+    moment: str, lose: bool, plan: RoundPlan
+) -> None:
+    faults = [Restart("t001", moment, lose=lose)]
+    network = make_round(plan.n, plan=plan, faults=faults, piece_bytes=7)
     assert "t001" in network.run().opened.survivors
     assert not network.outcome.refused
     check_invariants(network)
@@ -66,9 +83,10 @@ def test_a_restart_at_any_moment_continues_with_the_same_bytes(moment: str, lose
 @pytest.mark.parametrize(
     "moment", [moment for moment in MOMENTS if moment not in ("plan", "agreed_view")]
 )
-def test_an_old_state_is_refused_after_every_act(moment: str) -> None:
+def test_an_old_state_is_refused_after_every_act(moment: str, plan: RoundPlan) -> None:
     """C33."""
-    network = make_round(5, faults=[Restart("t001", moment, state="stale")], piece_bytes=7)
+    faults = [Restart("t001", moment, state="stale")]
+    network = make_round(plan.n, plan=plan, faults=faults, piece_bytes=7)
     network.run()
     assert isinstance(network.tenants["t001"].failure, StaleState)
     check_invariants(network)
@@ -117,9 +135,11 @@ def test_restarting_twice_is_no_different(
         ("Confirmed", "quorum"),
     ],
 )
-def test_of_two_copies_of_one_state_both_say_the_same_bytes(state: str, request_label: str) -> None:
+def test_of_two_copies_of_one_state_both_say_the_same_bytes(
+    state: str, request_label: str, plan: RoundPlan
+) -> None:
     """C32: the second copy repeats what the ledger holds, although it draws other randomness."""
-    network = make_round(5)
+    network = make_round(plan.n, plan=plan)
     tenant = until(network, lambda t: type(t.running._state).__name__ == state)
     copies = [restored(tenant, tenant.running.export(KEY)) for _ in range(2)]
     copies[1]._randomness = SeededRandomness("the other copy")
@@ -161,14 +181,18 @@ def test_of_two_copies_that_raced_past_the_ledger_check_one_acts() -> None:
         copies[1].receive(request)
 
 
-def test_two_copies_that_upload_different_inputs_never_send_two_bytes_at_one_place() -> None:
-    """C34: y - y' = x - x' would give the difference of the inputs away."""
-    network = make_round(5, piece_bytes=5)
+@pytest.mark.parametrize("sign", [-1, 1], ids=["another input", "another rounding"])
+def test_two_copies_that_upload_different_inputs_never_send_two_bytes_at_one_place(
+    sign: int, plan: RoundPlan
+) -> None:
+    """C34: y - y' = x - x' would give the difference of the inputs, or of two roundings, away."""
+    plan = replace(plan, layout=Layout.flat(100))  # enough that some value rounds otherwise
+    network = make_round(plan.n, plan=plan, piece_bytes=5)
     tenant = until(network, lambda t: t.ready)
     state = tenant.running.export(KEY)
     copies = [restored(tenant, state) for _ in range(2)]
     copies[1]._randomness = SeededRandomness("the other copy")
-    inputs = [tenant.vector, -tenant.vector]
+    inputs = [tenant.vector, sign * tenant.vector]
     sent: dict[int, bytes] = {}
     refused = 0
     for copy, vector in zip(copies, inputs, strict=True):
@@ -268,6 +292,20 @@ def test_a_restart_with_another_input_abandons_the_round(
         tenant.running.finish_upload()
 
 
+@pytest.mark.parametrize("place", [0, -1], ids=["in the first leaf", "in a later leaf"])
+def test_a_restart_between_two_leaves_with_another_value_abandons_the_round(place: int) -> None:
+    """C34: nothing more leaves, although what had left may be what would leave again."""
+    _, tenant = uploading(length=131_072)
+    first = next(iter(tenant.running.upload()))
+    again = restored(tenant, tenant.running.export(KEY))
+    changed = tenant.vector.copy()
+    changed[place] = -changed[place]
+    with pytest.raises(StaleState):
+        again.submit(changed, tenant.weight)
+    with pytest.raises(UsageError):
+        next(iter(again.upload(len(first))))
+
+
 def test_a_leaf_that_differs_from_the_ledger_abandons_the_round() -> None:
     """C34: a tampered or foreign ledger, or an input that changed under our feet."""
     _, tenant = uploading()
@@ -310,14 +348,40 @@ def second_round(
     )  # fmt: skip
 
 
-def test_an_aborted_round_run_again_without_one_tenant_does_not_get_the_same_delta() -> None:
-    """C31: the difference of two sums over cohorts that differ in one is that one's delta."""
-    first = make_round(5)
-    first.run()
-    network = second_round(first.tenants["t001"], 2, cohort(5).names[:4])
-    network.run()
-    assert isinstance(network.tenants["t001"].failure, SpentInput)
-    assert "t001" not in {e.tenant for e in network.sent if e.label == "upload_chunk"}
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        [Drop(name, "survivor_set") for name in cohort(5).names],
+        [KillDuringUpload("t003", 1), KillDuringUpload("t004", 1)],
+    ],
+    ids=["opened", "aborted after the uploads", "aborted in two uploads"],
+)
+@pytest.mark.parametrize("suite", SUITES)
+def test_an_aborted_round_run_again_without_one_tenant_does_not_get_the_same_delta(
+    suite: Suite, faults: list[Fault]
+) -> None:
+    """C31: the difference of two sums over cohorts that differ in one is that one's delta.
+
+    However the first round ended, the coordinator may have opened it; and everybody remembers.
+    """
+    members = cohort(5)
+    first = make_round(5, plan=members.plan(suite=suite), faults=faults)
+    assert (first.run().result is None) == bool(faults)
+    plan = members.plan(round_number=2, cohort=members.names[:4], suite=suite)
+    again = {name: first.tenants[name] for name in plan.cohort}
+    network = make_round(
+        5, plan=plan, seed=2,
+        ledgers={name: tenant.ledger for name, tenant in again.items()},
+        vectors={name: tenant.vector for name, tenant in again.items()},
+        weights={name: tenant.weight for name, tenant in again.items()},
+    )  # fmt: skip
+    outcome = network.run()
+    assert outcome.result is None
+    assert isinstance(outcome.error, TooFewSurvivors)
+    for tenant in network.tenants.values():
+        assert isinstance(tenant.failure, SpentInput)
+    assert not [e for e in network.sent if e.label in ("upload_header", "upload_chunk")]
     check_invariants(network)
 
 
