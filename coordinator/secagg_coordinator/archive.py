@@ -1,6 +1,7 @@
 """What a round leaves on disk: its sum, its transcript, and evidence for those who recompute it.
 
     DATA/rounds/CONTEXT/sum.bin           int64 level sum, little-endian
+    DATA/rounds/CONTEXT/sum.paths         audit paths of its leaves (audit_paths.py)
     DATA/rounds/CONTEXT/transcript.bin    hash-chained signed messages
     DATA/spool/CONTEXT/TENANT.bin         uploads as received, until retention ends
     EVIDENCE/round-R/plan.json, plan.bin, transcript, upload/TENANT.bin, opened_sum.npy
@@ -22,7 +23,11 @@ from typing import Any
 import numpy as np
 
 from secagg.plan import RoundPlan
+from secagg.recompute import SumLeaf
 from secagg.result import Result
+from secagg.scheme import leaf_places
+from secagg_coordinator import audit_paths
+from secagg_coordinator.records import Opened
 
 
 class Archive:
@@ -37,10 +42,12 @@ class Archive:
         """Keep the transcript; returns its SHA-256."""
         return _write(self._directory / "transcript.bin", transcript)
 
-    def write_sum(self, result: Result) -> bytes:
-        """Keep the opened sum; returns its SHA-256."""
+    def write_sum(self, result: Result) -> Opened:
+        """Keep the opened sum, and what proves each of its leaves; returns what is announced."""
         levels = np.ascontiguousarray(result.level_sum, "<i8")
-        return _write(self._directory / "sum.bin", levels.data.cast("B"))
+        digest = _write(self._directory / "sum.bin", levels.data.cast("B"))
+        root = audit_paths.write(sum_paths(self._directory), _leaf_hashes(self._plan, result))
+        return Opened(result.survivors, result.total_weight, len(levels), digest, root)
 
     def write_evidence(
         self, transcript: bytes, uploads: dict[str, Path], result: Result | None
@@ -63,6 +70,21 @@ def directory_of(data: Path, context: bytes) -> Path:
     return data / "rounds" / context.hex()
 
 
+def sum_paths(directory: Path) -> Path:
+    """Where the audit paths of a round's sum lie."""
+    return directory / "sum.paths"
+
+
+def upload_paths(directory: Path) -> Path:
+    """Where the audit paths of a round's uploads lie, as long as the uploads are kept."""
+    return directory / "upload-paths"
+
+
+def forget_upload_paths(data: Path, context: bytes) -> None:
+    """Without the uploads they prove nothing."""
+    shutil.rmtree(upload_paths(directory_of(data, context)), ignore_errors=True)
+
+
 def spool_of(data: Path, context: bytes) -> Path:
     """Where a round's uploads lie."""
     return data / "spool" / context.hex()
@@ -78,6 +100,16 @@ def plan_view(plan: RoundPlan) -> dict[str, Any]:
         "share_count": plan.share_count,
         "vectors": [{"length": length, "ring_bits": bits} for length, bits in plan.vectors],
     }
+
+
+def _leaf_hashes(plan: RoundPlan, result: Result) -> list[bytes]:
+    vectors = (result.level_sum, np.array([result.total_weight]))
+    return [
+        SumLeaf(
+            number, place, vectors[place.vector][place.start : place.start + place.count]
+        ).digest
+        for number, place in enumerate(leaf_places(plan))
+    ]
 
 
 def _plain(value: Any) -> Any:

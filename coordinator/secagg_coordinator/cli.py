@@ -221,6 +221,8 @@ def _print(status: round_pb2.RoundStatus, form: str) -> None:
     for step in status.steps:
         label = round_pb2.Step.Name(step.step).removeprefix("STEP_").lower()
         print(f"  {label:18} {step.seconds:8.2f} s  {len(step.answered)} answered")
+    if status.sum_root:
+        print(f"  sum root           {status.sum_root.hex()}")
     for excluded in status.excluded:
         print(f"  without {excluded.tenant}: {excluded.reason}")
 
@@ -239,7 +241,8 @@ def _as_json(status: round_pb2.RoundStatus) -> dict[str, Any]:
     value: dict[str, Any] = MessageToDict(
         status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    value["context"] = status.context.hex()
+    for name in ("context", "sum_root", "transcript_sha256"):
+        value[name] = getattr(status, name).hex()
     value["outcome"] = str(value["outcome"]).removeprefix("ROUND_OUTCOME_").lower()
     for name in ("round_number", "adapter_version", "opened_at_ms", "ended_at_ms"):
         value[name] = int(value[name])

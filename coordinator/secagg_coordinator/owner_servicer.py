@@ -118,6 +118,7 @@ class OwnerServicer(OwnerServiceServicer):
             survivors=opened.survivors,
             transcript_sha256=record.transcript_sha256,
             level_sum_sha256=opened.level_sum_sha256,
+            sum_root=opened.sum_root,
         )
         yield pb.DownloadSumResponse(header=header)
         path = archive.directory_of(self._data, record.context) / "sum.bin"

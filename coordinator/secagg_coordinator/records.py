@@ -40,12 +40,17 @@ class UploadRecord:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What came out of a round: digests and counts; the sum itself lies on disk."""
+    """What came out of a round: digests and counts; the sum itself lies on disk.
+
+    `sum_root` is the Merkle root over the sum's leaves: announced when the round ends, so that it
+    stands before anybody draws leaves to recompute.
+    """
 
     survivors: tuple[str, ...]
     total_weight: int
     length: int
     level_sum_sha256: bytes
+    sum_root: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,8 @@ def check_safetensors(path: Path) -> None:
         try:
             header = json.loads(file.read(length))
             ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+            end = max(ends, default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise InvalidRequest(f"{path.name!r} has no safetensors header") from None
-    if max(ends, default=0) != size - 8 - length:
+    if end != size - 8 - length:
         raise InvalidRequest(f"{path.name!r} is shorter or longer than its header says")

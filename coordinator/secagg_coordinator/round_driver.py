@@ -39,7 +39,7 @@ from secagg_coordinator.archive import Archive
 from secagg_coordinator.config import Lease
 from secagg_coordinator.leases import Clock, Leases
 from secagg_coordinator.notices import Notices
-from secagg_coordinator.records import ExclusionRecord, Opened, Outcome, StepRecord, UploadRecord
+from secagg_coordinator.records import ExclusionRecord, Outcome, StepRecord, UploadRecord
 from secagg_coordinator.store import Store, Transaction
 from secagg_coordinator.views import Live, outcome_to_wire
 from secagg_wire.codec import Submission, step_message
@@ -114,10 +114,14 @@ class _Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
+class End:
+    """How a round ended; what was opened is named by digests."""
+
     outcome: Outcome
-    reason: str
+    reason: str = ""
     survivors: tuple[str, ...] = ()
+    sum_root: bytes = b""
+    transcript_sha256: bytes = b""
 
 
 @dataclass(slots=True)
@@ -125,7 +129,7 @@ class _Outbox:
     """Dispatches of one call, grouped (most go to everybody with the same bytes), and the end."""
 
     recipients: dict[bytes, list[str]] = field(default_factory=dict)
-    end: _End | None = None
+    end: End | None = None
 
     def add(self, dispatch: Dispatch) -> None:
         self.recipients.setdefault(dispatch.message, []).append(dispatch.recipient)
@@ -161,7 +165,7 @@ class RoundDriver:
         self._uploads: dict[str, _Upload] = {}
         self._declined: dict[str, str] = {}
         self._told: set[str] = set()
-        self._end: _End | None = None
+        self._end: End | None = None
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._running: set[asyncio.Task[object]] = set()
@@ -310,7 +314,7 @@ class RoundDriver:
             return
         reason = f"the coordinator failed ({type(error).__name__})"
         self._aggregator.abort(reason)
-        self._end = _End("aborted", reason)
+        self._end = End("aborted", reason)
         with self._host.store.writing() as transaction:
             self._write_end(transaction, self._end)
 
@@ -477,7 +481,7 @@ class RoundDriver:
             case Finished(result):
                 outbox.end = self._write_result(transaction, result)
             case Aborted(error):
-                outbox.end = _End("aborted", str(error))
+                outbox.end = End("aborted", str(error))
                 self._write_end(transaction, outbox.end)
             case _:
                 assert_never(output)
@@ -492,17 +496,14 @@ class RoundDriver:
             evidence=tuple(digest.hex() for digest in excluded.evidence),
         )  # fmt: skip
 
-    def _write_result(self, transaction: Transaction, result: Result | None) -> _End:
+    def _write_result(self, transaction: Transaction, result: Result | None) -> End:
         if result is None:
             raise InternalError("the aggregator finished without a result")
         transcript = self._aggregator.transcript
-        opened = Opened(
-            result.survivors, result.total_weight, len(result.level_sum),
-            self._archive.write_sum(result),
-        )  # fmt: skip
+        opened = self._archive.write_sum(result)
         digest = self._archive.write_transcript(transcript)
         self._archive.write_evidence(transcript, self._survivors_on_disk(result), result)
-        end = _End("opened", "", result.survivors)
+        end = End("opened", "", opened.survivors, opened.sum_root, digest)
         transaction.finish_round(self.plan.context, opened, digest)
         self._tell_end(transaction, end)
         return end
@@ -510,7 +511,7 @@ class RoundDriver:
     def _survivors_on_disk(self, result: Result) -> dict[str, Path]:
         return {t: p for t, p in self._spool.uploads().items() if t in result.survivors}
 
-    def _write_end(self, transaction: Transaction, end: _End) -> None:
+    def _write_end(self, transaction: Transaction, end: End) -> None:
         """An abort; what was said until then is kept as well as it can be."""
         transcript = self._aggregator.transcript
         try:
@@ -521,13 +522,13 @@ class RoundDriver:
         transaction.abort_round(self.plan.context, end.reason, sha256(transcript))
         self._tell_end(transaction, end)
 
-    def _tell_end(self, transaction: Transaction, end: _End) -> None:
+    def _tell_end(self, transaction: Transaction, end: End) -> None:
         transaction.record_disputes(self._aggregator.disputes)
-        tell_end(transaction, self.plan, end.outcome, end.reason, end.survivors)
+        tell_end(transaction, self.plan, end)
         self._told.update(self.plan.cohort)
         log.event(
             "round ended", context=self.plan.context, round=self.plan.round_number,
-            outcome=end.outcome, reason=end.reason, survivors=end.survivors,
+            outcome=end.outcome, reason=end.reason, survivors=end.survivors, sum_root=end.sum_root,
             seconds=round(self._host.clock() - self._began, 3),
         )  # fmt: skip
 
@@ -554,20 +555,16 @@ _LAST_LABEL: dict[Step, str] = {
 }
 
 
-def tell_end(
-    transaction: Transaction,
-    plan: RoundPlan,
-    outcome: Outcome,
-    reason: str,
-    survivors: tuple[str, ...] = (),
-) -> None:
-    """Tell the cohort that a round is over."""
+def tell_end(transaction: Transaction, plan: RoundPlan, end: End) -> None:
+    """Tell the cohort that a round is over, and what sum is claimed: before anybody checks it."""
     event = round_service_pb2.WatchRoundsResponse(
         round_ended=round_service_pb2.RoundEnded(
             context=plan.context,
-            outcome=outcome_to_wire(outcome),
-            reason=reason,
-            survivors=survivors,
+            outcome=outcome_to_wire(end.outcome),
+            reason=end.reason,
+            survivors=end.survivors,
+            sum_root=end.sum_root,
+            transcript_sha256=end.transcript_sha256,
         )
     )
     transaction.tell(plan.context, event.SerializeToString(), plan.cohort)

@@ -18,7 +18,7 @@ from secagg.plan import RoundPlan
 from secagg.scheme import upload_bytes
 from secagg_coordinator import archive, log
 from secagg_coordinator.config import Limits, Retention
-from secagg_coordinator.round_driver import Host, RoundDriver, RoundSpool, tell_end
+from secagg_coordinator.round_driver import End, Host, RoundDriver, RoundSpool, tell_end
 from secagg_coordinator.spool import DiskSpool, SpoolQuota, purge
 from secagg_coordinator.store import now_ms
 from secagg_coordinator.views import status_of
@@ -147,7 +147,7 @@ class Rounds:
                 continue
             with store.writing() as transaction:
                 transaction.abort_round(context, RESTARTED)
-                tell_end(transaction, RoundPlan.decode(record.plan), "aborted", RESTARTED)
+                tell_end(transaction, RoundPlan.decode(record.plan), End("aborted", RESTARTED))
             log.event("round aborted at start", context=context, round=record.round_number)
 
     def purge_uploads(self) -> None:
@@ -157,6 +157,7 @@ class Rounds:
             directory = archive.spool_of(self._host.data, record.context)
             if record.outcome != "running" and record.ended_at_ms <= horizon and directory.exists():
                 purge(directory, self._quota)
+                archive.forget_upload_paths(self._host.data, record.context)
                 log.event("uploads purged", context=record.context, round=record.round_number)
 
     async def drain(self, seconds: float) -> None:

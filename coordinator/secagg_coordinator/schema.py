@@ -47,6 +47,7 @@ rounds = Table(
     Column("length", BigInteger, nullable=False, default=0),
     Column("transcript_sha256", LargeBinary(32), nullable=False, default=b""),
     Column("level_sum_sha256", LargeBinary(32), nullable=False, default=b""),
+    Column("sum_root", LargeBinary(32)),
 )  # fmt: skip
 
 steps = Table(

@@ -35,12 +35,17 @@ from secagg_coordinator.round_servicer import RoundServicer
 from secagg_coordinator.rounds import Rounds, Terms
 from secagg_coordinator.servicer import Gate, Threads
 from secagg_coordinator.store import Store, exclusive
+from secagg_coordinator.transcript_servicer import TranscriptServicer
 from secagg_wire.key_files import KeyFiles, Party, read_public
 from secagg_wire.limits import SERVER_OPTIONS
 from secagg_wire.tls import check_validity, read_certificate, server_credentials
-from secagg_wire.v1 import model_service_pb2_grpc, owner_service_pb2_grpc
+from secagg_wire.v1 import (
+    model_service_pb2_grpc,
+    owner_service_pb2_grpc,
+    transcript_service_pb2_grpc,
+)
 
-SERVICES = ("secagg.v1.RoundService", "secagg.v1.ModelService", "secagg.v1.OwnerService")
+SERVICES = tuple(f"secagg.v1.{name}Service" for name in ("Round", "Model", "Transcript", "Owner"))
 CONTROL_SOCKET = "control.sock"
 _LONGEST_SOCKET_PATH = 100
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -138,6 +143,9 @@ class Coordinator:
         ).add_to(self._server)  # fmt: skip
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(self._gate, registry, store, threads), self._server
+        )
+        transcript_service_pb2_grpc.add_TranscriptServiceServicer_to_server(
+            TranscriptServicer(self._gate, store, threads, config.data), self._server
         )
         owner_service_pb2_grpc.add_OwnerServiceServicer_to_server(
             OwnerServicer(

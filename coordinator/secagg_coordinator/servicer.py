@@ -87,8 +87,8 @@ class Gate:
         if not _is_local(context):
             self.owner(context)
 
-    def reader(self, context: _Context) -> None:
-        """Demand somebody who may download models: the owner, or a tenant of the roster.
+    def reader(self, context: _Context) -> Party:
+        """Demand somebody who may read models and records: the owner, or a tenant of the roster.
 
         Raises:
             NotAuthenticated, RoleRefused, UnknownTenant: it is somebody else.
@@ -98,6 +98,7 @@ class Gate:
             self._enrolled(party)
         elif party.role != "owner":
             raise RoleRefused(f"{party} called what is for tenants and the owner")
+        return party
 
     def _enrolled(self, party: Party) -> str:
         if party.name not in self.roster:

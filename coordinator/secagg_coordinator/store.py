@@ -293,7 +293,8 @@ class Transaction:
         self._update_round(
             context, outcome="opened", ended_at_ms=now_ms(), survivors=list(opened.survivors),
             total_weight=opened.total_weight, length=opened.length,
-            level_sum_sha256=opened.level_sum_sha256, transcript_sha256=transcript_sha256,
+            level_sum_sha256=opened.level_sum_sha256, sum_root=opened.sum_root,
+            transcript_sha256=transcript_sha256,
         )  # fmt: skip
         self._forget_events(context)
 
@@ -366,9 +367,7 @@ def _round(connection: Connection, row: RowMapping) -> RoundRecord:
         step=Step(row["step"]),
         opened_at_ms=row["opened_at_ms"],
         ended_at_ms=row["ended_at_ms"],
-        opened=Opened(
-            tuple(row["survivors"]), row["total_weight"], row["length"], row["level_sum_sha256"]
-        ),
+        opened=_opened(row),
         transcript_sha256=row["transcript_sha256"],
         steps=tuple(_step(r) for r in rows(schema.steps, "step")),
         exclusions=tuple(
@@ -381,6 +380,13 @@ def _round(connection: Connection, row: RowMapping) -> RoundRecord:
         ),
         answered=_answered(rows(schema.submissions, "tenant")),
     )
+
+
+def _opened(row: RowMapping) -> Opened:
+    return Opened(
+        tuple(row["survivors"]), row["total_weight"], row["length"], row["level_sum_sha256"],
+        row["sum_root"] or b"",
+    )  # fmt: skip
 
 
 def _step(row: RowMapping) -> StepRecord:

@@ -54,6 +54,8 @@ def status_of(record: RoundRecord, live: Live | None = None) -> round_pb2.RoundS
         uploads=_uploads(plan, record.uploads if live is None else live.uploads),
         opened_at_ms=record.opened_at_ms,
         ended_at_ms=record.ended_at_ms,
+        sum_root=record.opened.sum_root,
+        transcript_sha256=record.transcript_sha256,
     )
 
 

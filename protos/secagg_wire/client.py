@@ -28,11 +28,13 @@ from secagg_wire.v1.model_service_pb2_grpc import ModelServiceStub
 from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceStub
 from secagg_wire.v1.round_service_pb2 import UploadInputResponse
 from secagg_wire.v1.round_service_pb2_grpc import RoundServiceStub
+from secagg_wire.v1.transcript_service_pb2_grpc import TranscriptServiceStub
 
 if TYPE_CHECKING:  # the asynchronous stubs exist for type checkers only
     from secagg_wire.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceAsyncStub
     from secagg_wire.v1.round_service_pb2_grpc import RoundServiceAsyncStub
+    from secagg_wire.v1.transcript_service_pb2_grpc import TranscriptServiceAsyncStub
 
     UploadInputCall = grpc.aio.StreamUnaryMultiCallable[bytes, UploadInputResponse]
 
@@ -83,6 +85,11 @@ def upload_input(channel: grpc.aio.Channel) -> UploadInputCall:
 def model_service(channel: grpc.aio.Channel) -> ModelServiceAsyncStub:
     """Model versions."""
     return cast("ModelServiceAsyncStub", ModelServiceStub(channel))
+
+
+def transcript_service(channel: grpc.aio.Channel) -> TranscriptServiceAsyncStub:
+    """What opened rounds stand on."""
+    return cast("TranscriptServiceAsyncStub", TranscriptServiceStub(channel))
 
 
 def owner_service(channel: grpc.aio.Channel) -> OwnerServiceAsyncStub:

@@ -57,6 +57,7 @@ STATUS: Final[dict[type[SecaggError], grpc.StatusCode]] = {
     refusals.RoundConflict: _Code.FAILED_PRECONDITION,
     refusals.ConflictingMessage: _Code.ALREADY_EXISTS,
     refusals.UnknownRound: _Code.NOT_FOUND,
+    refusals.NoLongerKept: _Code.NOT_FOUND,
     refusals.UnknownVersion: _Code.NOT_FOUND,
     refusals.NotAuthenticated: _Code.UNAUTHENTICATED,
     refusals.UnknownTenant: _Code.PERMISSION_DENIED,

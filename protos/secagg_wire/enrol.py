@@ -25,6 +25,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -41,6 +42,7 @@ CERTIFICATE_DAYS = 397
 AUTHORITY_DAYS = 3650
 _LABEL = "enrolment request"
 _SKEW = datetime.timedelta(minutes=10)
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ class Request:
             if fields.pop("format") != REQUEST_FORMAT:
                 raise ValueError
             request = cls(**fields)
-            request.member.signed_body(), request.body()
-        except (ValueError, TypeError, KeyError, AttributeError):
+            request.member.signed_body(), request.body(), bytes.fromhex(request.signature)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ConfigError(
                 f"{path} is no enrolment request of this version; "
                 "it is made by 'secagg keys request'"
@@ -122,11 +124,11 @@ class Request:
                 f"the request of {self.party} was altered after it was signed; ask for a new one"
             )
         _check_names(self.party, csr)
-        age = now - datetime.datetime.fromtimestamp(self.created, datetime.UTC)
-        if not -_SKEW <= age <= datetime.timedelta(days=REQUEST_DAYS):
+        age_s = now.timestamp() - self.created  # which may be no date at all
+        if not -_SKEW.total_seconds() <= age_s <= REQUEST_DAYS * _DAY_S:
             raise ConfigError(
-                f"the request of {self.party} was made {age.days} days ago by its clock and is "
-                f"valid for {REQUEST_DAYS}; ask for a new one ('secagg keys request')"
+                f"the request of {self.party} was made {age_s // _DAY_S:.0f} days ago by its clock "
+                f"and is valid for {REQUEST_DAYS}; ask for a new one ('secagg keys request')"
             )
         return csr
 
@@ -336,10 +338,19 @@ def _host_name(host: str) -> x509.GeneralName:
 
 
 def _load_csr(request: Request) -> x509.CertificateSigningRequest:
+    """The certificate request. Its key and names are read too: some are refused only then."""
     try:
-        return x509.load_pem_x509_csr(request.csr.encode())
-    except ValueError:
+        csr = x509.load_pem_x509_csr(request.csr.encode())
+        csr.public_key(), csr.is_signature_valid, subject_names(csr)
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
+    ):
         raise ConfigError(f"the request of {request.party} holds no certificate request") from None
+    return csr
 
 
 def _check_names(party: Party, csr: x509.CertificateSigningRequest) -> None:

@@ -153,7 +153,7 @@ class KeyFiles:
     def _about(self) -> dict[str, str]:
         try:
             about = json.loads(read_public(self.about))
-        except ValueError:
+        except (ValueError, RecursionError):
             about = None
         if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
             raise ConfigError(f"{self.about} is not the JSON that 'secagg keys init' writes")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 PIECE_BYTES: Final = 1 << 20
+LEAVES_PER_REQUEST: Final = 1024
 CONTEXT_BYTES: Final = 32
 DIGEST_BYTES: Final = 32
 UPLINK_MESSAGE_BYTES: Final = 1 << 24

@@ -2,7 +2,8 @@
 
 Its bytes are canonical JSON (sorted keys, no spaces, ASCII), so that a manifest has one digest.
 That digest is the round plan's `model_digest`: a tenant checks the manifest against the plan and
-the files against the manifest, and believes neither the coordinator nor the version number.
+the files against the manifest, and believes neither the coordinator nor the version number. A
+version that was made from a round's sum says so (`Origin`), so that its sum can be recomputed.
 
 File names are plain; nothing here can name a path. Kinds of file that run code when they are loaded
 (pickles) have no place in a version and are refused by their suffix.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -25,6 +26,8 @@ SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".md", ".jinja", ".model"
 MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_ORIGIN = ("context", "sum_root", "transcript_sha256")
+_KEYS = {"files", "format", "meta"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,47 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The round whose opened sum a version was made from; 32 bytes each.
+
+    `sum_root` is the Merkle root over the sum's leaves (`secagg.recompute.sum_root`). Whoever
+    recomputes leaves draws them after it was fixed here.
+    """
+
+    context: bytes
+    sum_root: bytes
+    transcript_sha256: bytes
+
+    def __post_init__(self) -> None:
+        if any(len(digest) != 32 for digest in asdict(self).values()):
+            raise ConfigError("manifest: an origin has three digests of 32 bytes")
+
+    def to_json(self) -> dict[str, str]:
+        """Digests in hex, by their names."""
+        return {name: digest.hex() for name, digest in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Origin:
+        """Inverse of `to_json`.
+
+        Raises:
+            ConfigError: not these three digests.
+        """
+        if set(value) != set(_ORIGIN) or not all(map(_HEX.fullmatch, value.values())):
+            raise ConfigError(f"manifest: an origin has {', '.join(_ORIGIN)} in hex, nothing else")
+        return cls(*(bytes.fromhex(value[name]) for name in _ORIGIN))
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Files by name, sorted, and the publisher's own JSON object beside them."""
+    """Files by name, sorted, and the publisher's own JSON object beside them.
+
+    `origin` is None for a version that came out of no round.
+    """
 
     files: tuple[FileEntry, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.files]
@@ -57,10 +96,15 @@ class Manifest:
             raise ConfigError("manifest: it needs files, each once and sorted by name")
 
     @classmethod
-    def of(cls, contents: Mapping[str, bytes], meta: Mapping[str, Any] | None = None) -> Manifest:
+    def of(
+        cls,
+        contents: Mapping[str, bytes],
+        meta: Mapping[str, Any] | None = None,
+        origin: Origin | None = None,
+    ) -> Manifest:
         """The manifest of files that are at hand in memory."""
         entries = (FileEntry(name, len(data), sha256(data)) for name, data in contents.items())
-        return cls(tuple(sorted(entries, key=lambda entry: entry.name)), meta or {})
+        return cls(tuple(sorted(entries, key=lambda entry: entry.name)), meta or {}, origin)
 
     @property
     def digest(self) -> bytes:
@@ -80,6 +124,8 @@ class Manifest:
         """Canonical JSON."""
         files = {e.name: {"sha256": e.sha256.hex(), "size": e.size} for e in self.files}
         value = {"files": files, "format": FORMAT, "meta": dict(self.meta)}
+        if self.origin is not None:
+            value["origin"] = self.origin.to_json()
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -103,10 +149,12 @@ class Manifest:
 
 
 def _read(value: Any) -> Manifest:
-    if set(value) != {"files", "format", "meta"} or value["format"] != FORMAT:
+    if set(value) - {"origin"} != _KEYS or value["format"] != FORMAT:
         raise ConfigError(f"manifest: its format is not {FORMAT}")
     return Manifest(
-        tuple(_read_entry(name, entry) for name, entry in value["files"].items()), value["meta"]
+        tuple(_read_entry(name, entry) for name, entry in value["files"].items()),
+        value["meta"],
+        Origin.from_json(value["origin"]) if "origin" in value else None,
     )
 
 

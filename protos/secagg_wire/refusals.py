@@ -65,6 +65,11 @@ class UnknownRound(Refusal):
 
 
 @final
+class NoLongerKept(Refusal):
+    """The round's uploads were deleted when their retention ended: its sum cannot be recomputed."""
+
+
+@final
 class UnknownVersion(Refusal):
     """No such model version, or no such file in it."""
 

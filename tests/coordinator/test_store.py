@@ -112,6 +112,7 @@ def test_an_ended_round_forgets_its_events_and_ids_are_not_used_again(store: Sto
 
 
 def test_a_round_comes_back_with_all_that_belongs_to_it(store: Store) -> None:
+    opened = Opened(("ada",), 7, 2, b"\6" * 32, b"\x08" * 32)
     begin(store)
     with store.writing() as transaction:
         transaction.record_submission(CONTEXT, "ada", "advertise_keys", b"\3" * 32)
@@ -122,11 +123,11 @@ def test_a_round_comes_back_with_all_that_belongs_to_it(store: Store) -> None:
         transaction.record_exclusion(CONTEXT, ExclusionRecord("bob", Step.UNMASK, "second"))
         for size in (5, 9):
             transaction.record_upload(CONTEXT, UploadRecord("ada", size, size == 9))
-        transaction.finish_round(CONTEXT, Opened(("ada",), 7, 2, b"\6" * 32), b"\7" * 32)
+        transaction.finish_round(CONTEXT, opened, b"\7" * 32)
     record = store.round(CONTEXT)
     assert record is not None
     assert record.outcome == "opened"
-    assert record.opened == Opened(("ada",), 7, 2, b"\6" * 32)
+    assert record.opened == opened
     assert record.answered == {Step.ADVERTISE_KEYS: ("ada",), Step.MASKED_INPUT: ("ada",)}
     assert record.exclusions == (ExclusionRecord("bob", Step.SHARE_KEYS, "first"),)
     assert record.uploads == (UploadRecord("ada", 9, True),)

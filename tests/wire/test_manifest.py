@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secagg.errors import ConfigError
-from secagg_wire.manifest import FORMAT, FileEntry, Manifest
+from secagg_wire.manifest import FORMAT, FileEntry, Manifest, Origin
 
 FILES = {"b.json": b"{}", "a.safetensors": b"abc"}
 
@@ -81,3 +81,27 @@ def test_numbers_without_a_json_form_are_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         Manifest.of(FILES, {"loss": float("nan")}).encode()
     assert FORMAT == "secagg-model/1"
+
+
+ORIGIN = Origin(b"\1" * 32, b"\2" * 32, b"\3" * 32)
+
+
+def test_a_version_made_from_a_sum_names_its_round_in_its_digest() -> None:
+    first, made = Manifest.of(FILES), Manifest.of(FILES, origin=ORIGIN)
+    other = Manifest.of(FILES, origin=Origin(*[bytes(32)] * 3))
+    assert Manifest.decode(made.encode()).origin == ORIGIN
+    assert Manifest.decode(first.encode()).origin is None
+    assert b"origin" not in first.encode()
+    assert len({first.digest, made.digest, other.digest}) == 3
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [None, {}, [], "x", {**ORIGIN.to_json(), "more": "00" * 32}, {"context": "00" * 32},
+     {**ORIGIN.to_json(), "sum_root": "0" * 63}, {**ORIGIN.to_json(), "sum_root": "0A" * 32},
+     {**ORIGIN.to_json(), "sum_root": 7}],
+)  # fmt: skip
+def test_a_spoilt_origin_is_refused(origin: Any) -> None:
+    value = json.loads(Manifest.of(FILES, origin=ORIGIN).encode()) | {"origin": origin}
+    with pytest.raises(ConfigError):
+        Manifest.decode(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())

@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import EnumDescriptor, FileDescriptor, ServiceDescriptor
 
-from secagg_wire.v1 import model_service_pb2, owner_service_pb2, round_pb2, round_service_pb2
+from secagg_wire.v1 import (
+    model_service_pb2,
+    owner_service_pb2,
+    round_pb2,
+    round_service_pb2,
+    transcript_service_pb2,
+)
 
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
-    for module in (round_pb2, round_service_pb2, model_service_pb2, owner_service_pb2)
-]
+    for module in (
+        round_pb2, round_service_pb2, model_service_pb2, owner_service_pb2, transcript_service_pb2
+    )
+]  # fmt: skip
 SOURCES = sorted(Path(round_pb2.__file__).parent.glob("*.proto"))
 SERVICES: list[ServiceDescriptor] = [s for f in FILES for s in f.services_by_name.values()]
 ENUMS: list[EnumDescriptor] = [e for f in FILES for e in f.enum_types_by_name.values()]

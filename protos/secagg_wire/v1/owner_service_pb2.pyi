@@ -271,6 +271,7 @@ class SumHeader(google.protobuf.message.Message):
     SURVIVORS_FIELD_NUMBER: builtins.int
     TRANSCRIPT_SHA256_FIELD_NUMBER: builtins.int
     LEVEL_SUM_SHA256_FIELD_NUMBER: builtins.int
+    SUM_ROOT_FIELD_NUMBER: builtins.int
     length: builtins.int
     """Coordinates of the sum; the level sum has 8 bytes each, int64, little-endian."""
     total_weight: builtins.int
@@ -279,6 +280,8 @@ class SumHeader(google.protobuf.message.Message):
     """SHA-256 of the transcript."""
     level_sum_sha256: builtins.bytes
     """SHA-256 of the level sum's bytes."""
+    sum_root: builtins.bytes
+    """The Merkle root over the sum's leaves, as it was announced when the round ended."""
     @property
     def survivors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Tenant ids in index order."""
@@ -291,8 +294,9 @@ class SumHeader(google.protobuf.message.Message):
         survivors: collections.abc.Iterable[builtins.str] | None = ...,
         transcript_sha256: builtins.bytes = ...,
         level_sum_sha256: builtins.bytes = ...,
+        sum_root: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["length", b"length", "level_sum_sha256", b"level_sum_sha256", "survivors", b"survivors", "total_weight", b"total_weight", "transcript_sha256", b"transcript_sha256"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["length", b"length", "level_sum_sha256", b"level_sum_sha256", "sum_root", b"sum_root", "survivors", b"survivors", "total_weight", b"total_weight", "transcript_sha256", b"transcript_sha256"]) -> None: ...
 
 global___SumHeader = SumHeader
 

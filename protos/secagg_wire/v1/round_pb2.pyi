@@ -37,7 +37,7 @@ class _StepEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     STEP_SHARE_KEYS: _Step.ValueType  # 2
     """Sealed shares of this participant's secrets."""
     STEP_ACKNOWLEDGE: _Step.ValueType  # 3
-    """The holder's verdict on every dealer."""
+    """The holder's digest of what it was dealt, and the dealers that it refuses."""
     STEP_MASKED_INPUT: _Step.ValueType  # 4
     """The protected vector: header, bytes, commitment."""
     STEP_CONSISTENCY_CHECK: _Step.ValueType  # 5
@@ -55,7 +55,7 @@ STEP_ADVERTISE_KEYS: Step.ValueType  # 1
 STEP_SHARE_KEYS: Step.ValueType  # 2
 """Sealed shares of this participant's secrets."""
 STEP_ACKNOWLEDGE: Step.ValueType  # 3
-"""The holder's verdict on every dealer."""
+"""The holder's digest of what it was dealt, and the dealers that it refuses."""
 STEP_MASKED_INPUT: Step.ValueType  # 4
 """The protected vector: header, bytes, commitment."""
 STEP_CONSISTENCY_CHECK: Step.ValueType  # 5
@@ -200,6 +200,8 @@ class RoundStatus(google.protobuf.message.Message):
     UPLOADS_FIELD_NUMBER: builtins.int
     OPENED_AT_MS_FIELD_NUMBER: builtins.int
     ENDED_AT_MS_FIELD_NUMBER: builtins.int
+    SUM_ROOT_FIELD_NUMBER: builtins.int
+    TRANSCRIPT_SHA256_FIELD_NUMBER: builtins.int
     context: builtins.bytes
     """SHA-256 of the plan, 32 bytes: the round's name."""
     round_number: builtins.int
@@ -218,6 +220,10 @@ class RoundStatus(google.protobuf.message.Message):
     """Milliseconds since the Unix epoch when the round was opened."""
     ended_at_ms: builtins.int
     """Milliseconds since the Unix epoch when it ended; 0 while it runs."""
+    sum_root: builtins.bytes
+    """The Merkle root over the opened sum's leaves; empty unless opened."""
+    transcript_sha256: builtins.bytes
+    """SHA-256 of the transcript; empty while it runs."""
     @property
     def cohort(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """All participants of the plan, in index order."""
@@ -255,7 +261,9 @@ class RoundStatus(google.protobuf.message.Message):
         uploads: collections.abc.Iterable[global___UploadStatus] | None = ...,
         opened_at_ms: builtins.int = ...,
         ended_at_ms: builtins.int = ...,
+        sum_root: builtins.bytes = ...,
+        transcript_sha256: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adapter_version", b"adapter_version", "cohort", b"cohort", "context", b"context", "deadline_in_ms", b"deadline_in_ms", "ended_at_ms", b"ended_at_ms", "excluded", b"excluded", "opened_at_ms", b"opened_at_ms", "outcome", b"outcome", "reason", b"reason", "round_number", b"round_number", "step", b"step", "steps", b"steps", "survivors", b"survivors", "uploads", b"uploads"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter_version", b"adapter_version", "cohort", b"cohort", "context", b"context", "deadline_in_ms", b"deadline_in_ms", "ended_at_ms", b"ended_at_ms", "excluded", b"excluded", "opened_at_ms", b"opened_at_ms", "outcome", b"outcome", "reason", b"reason", "round_number", b"round_number", "step", b"step", "steps", b"steps", "sum_root", b"sum_root", "survivors", b"survivors", "transcript_sha256", b"transcript_sha256", "uploads", b"uploads"]) -> None: ...
 
 global___RoundStatus = RoundStatus

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from secagg_wire.v1 import round_pb2 as secagg__wire_dot_v1_dot_round__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"secagg_wire/v1/round_service.proto\x12\tsecagg.v1\x1a\x1asecagg_wire/v1/round.proto\":\n\x12WatchRoundsRequest\x12\x14\n\x0cresume_after\x18\x01 \x01(\x04\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"\xfa\x01\n\x13WatchRoundsResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\x30\n\rround_offered\x18\x02 \x01(\x0b\x32\x17.secagg.v1.RoundOfferedH\x00\x12.\n\x0cstep_message\x18\x03 \x01(\x0b\x32\x16.secagg.v1.StepMessageH\x00\x12,\n\x0bround_ended\x18\x04 \x01(\x0b\x32\x15.secagg.v1.RoundEndedH\x00\x12\x38\n\x11version_published\x18\x05 \x01(\x0b\x32\x1b.secagg.v1.VersionPublishedH\x00\x42\x07\n\x05\x65vent\"5\n\x0cRoundOffered\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\x04\"^\n\x0bStepMessage\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x1d\n\x04step\x18\x02 \x01(\x0e\x32\x0f.secagg.v1.Step\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"j\n\nRoundEnded\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12(\n\x07outcome\x18\x02 \x01(\x0e\x32\x17.secagg.v1.RoundOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tsurvivors\x18\x04 \x03(\t\"<\n\x10VersionPublished\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\"w\n\x14SubmitMessageRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x1d\n\x04step\x18\x03 \x01(\x0e\x32\x0f.secagg.v1.Step\x12\x0f\n\x07message\x18\x04 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\"B\n\x15SubmitMessageResponse\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.secagg.v1.SubmitOutcome\"v\n\x12UploadInputRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\"-\n\x13UploadInputResponse\x12\x16\n\x0e\x63ommitted_size\x18\x01 \x01(\x04\"5\n\x12QueryUploadRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"?\n\x13QueryUploadResponse\x12\x16\n\x0e\x63ommitted_size\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"#\n\x11RenewLeaseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"M\n\x12RenewLeaseResponse\x12\x10\n\x08lease_ms\x18\x01 \x01(\x04\x12\x15\n\rlast_event_id\x18\x02 \x01(\x04\x12\x0e\n\x06now_ms\x18\x03 \x01(\x04\"V\n\x13\x44\x65\x63lineRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x63lause\x18\x04 \x01(\t\"\x16\n\x14\x44\x65\x63lineRoundResponse*i\n\rSubmitOutcome\x12\x1e\n\x1aSUBMIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17SUBMIT_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17SUBMIT_OUTCOME_REPLAYED\x10\x02\x32\xec\x03\n\x0cRoundService\x12N\n\x0bWatchRounds\x12\x1d.secagg.v1.WatchRoundsRequest\x1a\x1e.secagg.v1.WatchRoundsResponse0\x01\x12R\n\rSubmitMessage\x12\x1f.secagg.v1.SubmitMessageRequest\x1a .secagg.v1.SubmitMessageResponse\x12N\n\x0bUploadInput\x12\x1d.secagg.v1.UploadInputRequest\x1a\x1e.secagg.v1.UploadInputResponse(\x01\x12L\n\x0bQueryUpload\x12\x1d.secagg.v1.QueryUploadRequest\x1a\x1e.secagg.v1.QueryUploadResponse\x12I\n\nRenewLease\x12\x1c.secagg.v1.RenewLeaseRequest\x1a\x1d.secagg.v1.RenewLeaseResponse\x12O\n\x0c\x44\x65\x63lineRound\x12\x1e.secagg.v1.DeclineRoundRequest\x1a\x1f.secagg.v1.DeclineRoundResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"secagg_wire/v1/round_service.proto\x12\tsecagg.v1\x1a\x1asecagg_wire/v1/round.proto\":\n\x12WatchRoundsRequest\x12\x14\n\x0cresume_after\x18\x01 \x01(\x04\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"\xfa\x01\n\x13WatchRoundsResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\x30\n\rround_offered\x18\x02 \x01(\x0b\x32\x17.secagg.v1.RoundOfferedH\x00\x12.\n\x0cstep_message\x18\x03 \x01(\x0b\x32\x16.secagg.v1.StepMessageH\x00\x12,\n\x0bround_ended\x18\x04 \x01(\x0b\x32\x15.secagg.v1.RoundEndedH\x00\x12\x38\n\x11version_published\x18\x05 \x01(\x0b\x32\x1b.secagg.v1.VersionPublishedH\x00\x42\x07\n\x05\x65vent\"5\n\x0cRoundOffered\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\x04\"^\n\x0bStepMessage\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x1d\n\x04step\x18\x02 \x01(\x0e\x32\x0f.secagg.v1.Step\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"\x97\x01\n\nRoundEnded\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12(\n\x07outcome\x18\x02 \x01(\x0e\x32\x17.secagg.v1.RoundOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tsurvivors\x18\x04 \x03(\t\x12\x10\n\x08sum_root\x18\x05 \x01(\x0c\x12\x19\n\x11transcript_sha256\x18\x06 \x01(\x0c\"<\n\x10VersionPublished\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\"w\n\x14SubmitMessageRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x1d\n\x04step\x18\x03 \x01(\x0e\x32\x0f.secagg.v1.Step\x12\x0f\n\x07message\x18\x04 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\"B\n\x15SubmitMessageResponse\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.secagg.v1.SubmitOutcome\"v\n\x12UploadInputRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\"-\n\x13UploadInputResponse\x12\x16\n\x0e\x63ommitted_size\x18\x01 \x01(\x04\"5\n\x12QueryUploadRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"?\n\x13QueryUploadResponse\x12\x16\n\x0e\x63ommitted_size\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"#\n\x11RenewLeaseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"M\n\x12RenewLeaseResponse\x12\x10\n\x08lease_ms\x18\x01 \x01(\x04\x12\x15\n\rlast_event_id\x18\x02 \x01(\x04\x12\x0e\n\x06now_ms\x18\x03 \x01(\x04\"V\n\x13\x44\x65\x63lineRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x63lause\x18\x04 \x01(\t\"\x16\n\x14\x44\x65\x63lineRoundResponse*i\n\rSubmitOutcome\x12\x1e\n\x1aSUBMIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17SUBMIT_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17SUBMIT_OUTCOME_REPLAYED\x10\x02\x32\xec\x03\n\x0cRoundService\x12N\n\x0bWatchRounds\x12\x1d.secagg.v1.WatchRoundsRequest\x1a\x1e.secagg.v1.WatchRoundsResponse0\x01\x12R\n\rSubmitMessage\x12\x1f.secagg.v1.SubmitMessageRequest\x1a .secagg.v1.SubmitMessageResponse\x12N\n\x0bUploadInput\x12\x1d.secagg.v1.UploadInputRequest\x1a\x1e.secagg.v1.UploadInputResponse(\x01\x12L\n\x0bQueryUpload\x12\x1d.secagg.v1.QueryUploadRequest\x1a\x1e.secagg.v1.QueryUploadResponse\x12I\n\nRenewLease\x12\x1c.secagg.v1.RenewLeaseRequest\x1a\x1d.secagg.v1.RenewLeaseResponse\x12O\n\x0c\x44\x65\x63lineRound\x12\x1e.secagg.v1.DeclineRoundRequest\x1a\x1f.secagg.v1.DeclineRoundResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'secagg_wire.v1.round_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBMITOUTCOME']._serialized_start=1415
-  _globals['_SUBMITOUTCOME']._serialized_end=1520
+  _globals['_SUBMITOUTCOME']._serialized_start=1461
+  _globals['_SUBMITOUTCOME']._serialized_end=1566
   _globals['_WATCHROUNDSREQUEST']._serialized_start=77
   _globals['_WATCHROUNDSREQUEST']._serialized_end=135
   _globals['_WATCHROUNDSRESPONSE']._serialized_start=138
@@ -42,30 +42,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUNDOFFERED']._serialized_end=443
   _globals['_STEPMESSAGE']._serialized_start=445
   _globals['_STEPMESSAGE']._serialized_end=539
-  _globals['_ROUNDENDED']._serialized_start=541
-  _globals['_ROUNDENDED']._serialized_end=647
-  _globals['_VERSIONPUBLISHED']._serialized_start=649
-  _globals['_VERSIONPUBLISHED']._serialized_end=709
-  _globals['_SUBMITMESSAGEREQUEST']._serialized_start=711
-  _globals['_SUBMITMESSAGEREQUEST']._serialized_end=830
-  _globals['_SUBMITMESSAGERESPONSE']._serialized_start=832
-  _globals['_SUBMITMESSAGERESPONSE']._serialized_end=898
-  _globals['_UPLOADINPUTREQUEST']._serialized_start=900
-  _globals['_UPLOADINPUTREQUEST']._serialized_end=1018
-  _globals['_UPLOADINPUTRESPONSE']._serialized_start=1020
-  _globals['_UPLOADINPUTRESPONSE']._serialized_end=1065
-  _globals['_QUERYUPLOADREQUEST']._serialized_start=1067
-  _globals['_QUERYUPLOADREQUEST']._serialized_end=1120
-  _globals['_QUERYUPLOADRESPONSE']._serialized_start=1122
-  _globals['_QUERYUPLOADRESPONSE']._serialized_end=1185
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1187
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1222
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1224
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1301
-  _globals['_DECLINEROUNDREQUEST']._serialized_start=1303
-  _globals['_DECLINEROUNDREQUEST']._serialized_end=1389
-  _globals['_DECLINEROUNDRESPONSE']._serialized_start=1391
-  _globals['_DECLINEROUNDRESPONSE']._serialized_end=1413
-  _globals['_ROUNDSERVICE']._serialized_start=1523
-  _globals['_ROUNDSERVICE']._serialized_end=2015
+  _globals['_ROUNDENDED']._serialized_start=542
+  _globals['_ROUNDENDED']._serialized_end=693
+  _globals['_VERSIONPUBLISHED']._serialized_start=695
+  _globals['_VERSIONPUBLISHED']._serialized_end=755
+  _globals['_SUBMITMESSAGEREQUEST']._serialized_start=757
+  _globals['_SUBMITMESSAGEREQUEST']._serialized_end=876
+  _globals['_SUBMITMESSAGERESPONSE']._serialized_start=878
+  _globals['_SUBMITMESSAGERESPONSE']._serialized_end=944
+  _globals['_UPLOADINPUTREQUEST']._serialized_start=946
+  _globals['_UPLOADINPUTREQUEST']._serialized_end=1064
+  _globals['_UPLOADINPUTRESPONSE']._serialized_start=1066
+  _globals['_UPLOADINPUTRESPONSE']._serialized_end=1111
+  _globals['_QUERYUPLOADREQUEST']._serialized_start=1113
+  _globals['_QUERYUPLOADREQUEST']._serialized_end=1166
+  _globals['_QUERYUPLOADRESPONSE']._serialized_start=1168
+  _globals['_QUERYUPLOADRESPONSE']._serialized_end=1231
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1233
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1268
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1270
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1347
+  _globals['_DECLINEROUNDREQUEST']._serialized_start=1349
+  _globals['_DECLINEROUNDREQUEST']._serialized_end=1435
+  _globals['_DECLINEROUNDRESPONSE']._serialized_start=1437
+  _globals['_DECLINEROUNDRESPONSE']._serialized_end=1459
+  _globals['_ROUNDSERVICE']._serialized_start=1569
+  _globals['_ROUNDSERVICE']._serialized_end=2061
 # @@protoc_insertion_point(module_scope)

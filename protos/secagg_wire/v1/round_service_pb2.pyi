@@ -172,12 +172,20 @@ class RoundEnded(google.protobuf.message.Message):
     OUTCOME_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     SURVIVORS_FIELD_NUMBER: builtins.int
+    SUM_ROOT_FIELD_NUMBER: builtins.int
+    TRANSCRIPT_SHA256_FIELD_NUMBER: builtins.int
     context: builtins.bytes
     """The round."""
     outcome: secagg_wire.v1.round_pb2.RoundOutcome.ValueType
     """Opened or aborted."""
     reason: builtins.str
     """Why it was aborted; empty when opened."""
+    sum_root: builtins.bytes
+    """The Merkle root over the opened sum's leaves; empty when aborted. Who recomputes leaves draws
+    them after this.
+    """
+    transcript_sha256: builtins.bytes
+    """SHA-256 of the transcript."""
     @property
     def survivors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Whose inputs are in the sum; empty when aborted."""
@@ -189,8 +197,10 @@ class RoundEnded(google.protobuf.message.Message):
         outcome: secagg_wire.v1.round_pb2.RoundOutcome.ValueType = ...,
         reason: builtins.str = ...,
         survivors: collections.abc.Iterable[builtins.str] | None = ...,
+        sum_root: builtins.bytes = ...,
+        transcript_sha256: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context", b"context", "outcome", b"outcome", "reason", b"reason", "survivors", b"survivors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context", b"context", "outcome", b"outcome", "reason", b"reason", "sum_root", b"sum_root", "survivors", b"survivors", "transcript_sha256", b"transcript_sha256"]) -> None: ...
 
 global___RoundEnded = RoundEnded
 
@@ -291,8 +301,8 @@ class UploadInputRequest(google.protobuf.message.Message):
     finish: builtins.bool
     """Set in the last piece of the upload."""
     digest: builtins.bytes
-    """With `finish`: SHA-256 of all payloads of this call. (The whole upload stands under the signed
-    Merkle root of its commitment; a resumed call need not produce the earlier bytes again.)
+    """With `finish`: the Merkle root (RFC 6962) over the leaves of the whole upload, as the commitment
+    will sign it. Both sides have the leaves' hashes, whatever calls the bytes came in.
     """
     def __init__(
         self,
