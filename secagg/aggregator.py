@@ -182,7 +182,7 @@ class Aggregator:
         self._received[signed.label, signed.sender] = received
         return [*outputs, *self._close_if_complete(now)]
 
-    def absorb(self, sender: str, offset: int, piece: bytes) -> int:
+    def absorb(self, sender: str, offset: int, piece: bytes | memoryview) -> int:
         """Take upload bytes at `offset`, which must be where the upload stands; returns where then.
 
         Raises:
