@@ -104,12 +104,15 @@ class Coalition:
 
     def run_to(self, last: Step, among: Iterable[int] | None = None) -> Coalition:
         """Everything done honestly, until all of `among` have finished step `last`."""
-        present = list(self.everybody if among is None else among)
         for step in Step:
             if step <= last:
-                for index in present:
-                    self.honestly(step, index, present)
+                self.everybody_honestly(step, among)
         return self
+
+    def everybody_honestly(self, step: Step, among: Iterable[int] | None = None) -> None:
+        present = list(self.everybody if among is None else among)
+        for index in present:
+            self.honestly(step, index, present)
 
     def honestly(self, step: Step, index: int, present: list[int]) -> None:
         match step:

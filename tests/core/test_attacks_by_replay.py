@@ -59,8 +59,9 @@ def test_every_downlink_of_another_session_is_refused_in_its_step(
 ) -> None:
     """C03, C07, C15: whatever differs in the plan; the same tenants, each with its real keys."""
     other = Coalition(plan=OTHER_SESSIONS[session](plan)).run_to(Step.CONSISTENCY_CHECK)
+    c = Coalition(plan=plan)
     for kind, made in DOWNLINKS.items():
-        c = Coalition(plan=plan).run_to(DUE[kind])
+        c.everybody_honestly(DUE[kind])
         said = {label: dict(by) for label, by in c.said.items()}
         with pytest.raises(ProtocolError, match=r"not signed by the key|own acknowledgement"):
             c.tell(VICTIM, made(other))
@@ -70,8 +71,9 @@ def test_every_downlink_of_another_session_is_refused_in_its_step(
 def test_records_of_another_session_are_refused_among_those_of_this_one(plan: RoundPlan) -> None:
     """C03: a single foreign record, in every set that a participant is shown."""
     other = Coalition(plan=plan.next_round(2)).run_to(Step.CONSISTENCY_CHECK)
+    c = Coalition(plan=plan)
     for kind, made in DOWNLINKS.items():
-        c = Coalition(plan=plan).run_to(DUE[kind])
+        c.everybody_honestly(DUE[kind])
         honest, foreign = made(c), made(other)
         (field,) = {"keys", "bodies", "acknowledgements", "commitments", "signatures"} & set(
             type(honest).__dataclass_fields__
@@ -197,13 +199,11 @@ def test_a_coordinator_that_forgot_everything_gets_the_same_bytes_and_the_same_s
     said = {label: dict(by) for label, by in c.said.items()}
     for earlier in Step:
         if Step.ADVERTISE_KEYS < earlier <= step:
-            for index in c.everybody:
-                if earlier is not Step.MASKED_INPUT:
-                    c.honestly(earlier, index, list(c.everybody))
+            if earlier is not Step.MASKED_INPUT:
+                c.everybody_honestly(earlier)
     assert {label: c.said[label] for label in said} == said
     for later in list(Step)[step + 1 :]:
-        for index in c.everybody:
-            c.honestly(later, index, list(c.everybody))
+        c.everybody_honestly(later)
     aggregator = fresh_aggregator(plan, plan.n)
     for message in c.sequence():
         if aggregator.result is None:

@@ -153,8 +153,7 @@ def test_a_dealer_that_chooses_its_holders_learns_nothing_of_others() -> None:
     fellow = around[0]
     chosen += _with((*around, VICTIM), (fellow,), 8)
     for step in list(Step)[1:]:
-        for index in c.everybody:
-            c.honestly(step, index, list(c.everybody))
+        c.everybody_honestly(step)
     assert c.holders_of(COLLUDER) == tuple(chosen)
     assert c.opened([COLLUDER, fellow]) == {(dealer, 0) for dealer in c.everybody}
 
@@ -264,8 +263,7 @@ def test_a_u3_that_leaves_a_member_too_few_holders_is_refused_by_all(plan: Round
     c = Coalition(plan=plan).run_to(Step.ADVERTISE_KEYS)
     members = isolating(c)
     for step in list(Step)[1:4]:
-        for index in c.everybody:
-            c.honestly(step, index, list(c.everybody))
+        c.everybody_honestly(step)
     for survivors in (members, [index for index in members if index != VICTIM]):
         for index in survivors:
             refused(c, index, c.survivor_set(survivors), "holders among those who are left")
@@ -309,13 +307,11 @@ def test_f_colluders_among_a_victims_holders_learn_nothing_but_the_sum() -> None
         if dropout in (VICTIM, *colluders):
             continue
         for step in list(Step)[1:4]:
-            for index in c.everybody:
-                c.honestly(step, index, list(c.everybody))
+            c.everybody_honestly(step)
         c.keeps_private(colluders)
         survivors = without(c, [] if dropout is None else [dropout])
         for step in (Step.CONSISTENCY_CHECK, Step.UNMASK):
-            for index in survivors:
-                c.honestly(step, index, survivors)
+            c.everybody_honestly(step, survivors)
         assert c.released()
         c.keeps_private(colluders)
         assert (VICTIM, 1) not in c.opened(colluders)  # its mask key stays its own
@@ -355,12 +351,10 @@ def test_answers_are_for_held_dealers_and_of_one_kind(plan: RoundPlan) -> None:
     c = Coalition(plan=plan).run_to(Step.ADVERTISE_KEYS)
     gone = next(index for index in c.everybody if index not in (VICTIM, COLLUDER))
     for step in list(Step)[1:4]:
-        for index in c.everybody:
-            c.honestly(step, index, list(c.everybody))
+        c.everybody_honestly(step)
     survivors = without(c, [gone])
     for step in (Step.CONSISTENCY_CHECK, Step.UNMASK):
-        for index in survivors:
-            c.honestly(step, index, survivors)
+        c.everybody_honestly(step, survivors)
     for holder, body in c.released().items():
         held = [dealer for dealer in c.everybody if holder in c.holders_of(dealer)]
         assert [(a.dealer, a.kind) for a in body.answers] == [
