@@ -27,6 +27,9 @@ DEMO_FLAGS = $(if $(TENANTS),--tenants $(TENANTS)) $(if $(ROUNDS),--rounds $(ROU
 	--out $(OUT)
 
 JOBS ?= 2
+# `pip install -e .[fuzz]` brings atheris, with which inputs are bred by coverage.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 # Options of benchmarks/side_by_side.py, such as --turns 3 or --case 10:1e6. Peers to run beside ours
 # come as lines NAME=COMMAND in the environment variable SECAGG_BENCH_PEERS (see the script).
 BENCH_FLAGS ?=
@@ -36,7 +39,7 @@ export OMP_NUM_THREADS ?= 1
 BIN = .venv/bin
 READY = .venv/.installed
 
-.PHONY: help .venv demo test test-slow lint format types contracts wheel bench protos clean distclean
+.PHONY: help .venv demo test test-slow vectors fuzz lint format types contracts wheel bench protos clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z.][a-z.-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -66,6 +69,14 @@ test: $(READY) ## everything but what is marked slow
 
 test-slow: $(READY) ## what is marked slow
 	@$(BIN)/python -m pytest -m slow
+
+vectors: $(READY) ## regenerate the committed test vectors and the fuzz targets' seeds
+	@$(BIN)/python tests/vectors/generate.py
+	@$(BIN)/python fuzz/corpus.py
+	@git --no-pager diff --stat -- tests/vectors fuzz/corpus
+
+fuzz: $(READY) ## every decoder of foreign bytes, FUZZ_SECONDS=60 in all (FUZZ_TARGETS=... some)
+	@$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check .
