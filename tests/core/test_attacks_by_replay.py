@@ -198,9 +198,8 @@ def test_a_coordinator_that_forgot_everything_gets_the_same_bytes_and_the_same_s
     c = Coalition(plan=plan).run_to(step)
     said = {label: dict(by) for label, by in c.said.items()}
     for earlier in Step:
-        if Step.ADVERTISE_KEYS < earlier <= step:
-            if earlier is not Step.MASKED_INPUT:
-                c.everybody_honestly(earlier)
+        if Step.ADVERTISE_KEYS < earlier <= step and earlier is not Step.MASKED_INPUT:
+            c.everybody_honestly(earlier)
     assert {label: c.said[label] for label in said} == said
     for later in list(Step)[step + 1 :]:
         c.everybody_honestly(later)
