@@ -99,7 +99,11 @@ class DeadlineSeconds(Table):
 
 
 class Round(Table):
-    """How rounds are planned. What is left out follows from the cohort (see `secagg plan`)."""
+    """How rounds are planned. What is left out follows from the cohort (see `secagg plan`).
+
+    `recompute` says how much of an opened sum is computed again from the survivors' uploads before
+    it is used: "all", "random" (`recompute_leaves` of its leaves and the weight), or "off".
+    """
 
     rounds: _Count = 1
     cohort: tuple[str, ...] = ()
@@ -109,6 +113,8 @@ class Round(Table):
     max_weight: _Count = 1
     weight_unit: _Count = 1
     server_rate: _Positive = 1.0
+    recompute: Literal["all", "random", "off"] = "all"
+    recompute_leaves: _Count = 8
     max_colluders: Annotated[int, Field(ge=0)] | None = None
     share_threshold: _Count | None = None
     min_survivors: _Count | None = None

@@ -72,10 +72,6 @@ class LoraSubject:
         contents = {ADAPTER_FILE: save_adapter(self._current)}
         return Publication(Manifest.of(contents, self._meta.to_json()), contents)
 
-    def model_digest(self) -> bytes:
-        """See `Subject`."""
-        return self.publication().manifest.digest
-
     def step(self, mean: NDArray[np.float64]) -> None:
         """See `Subject`."""
         delta = unflatten(mean, delta_layout(self._current))

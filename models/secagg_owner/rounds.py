@@ -1,25 +1,29 @@
-"""Rounds one after the other: publish, plan, open, wait, take the sum, step, measure.
+"""Rounds one after the other: publish, plan, open, wait, take the sum, recompute it, step, measure.
 
 A plan is on disk before it is opened, and opening the same plan again is opening the same round, so
 a restarted owner goes on where it stopped. A round that was aborted opened nothing; whether the
-next one is tried is the configuration's choice, and the abort stays visible either way.
+next one is tried is the configuration's choice, and the abort stays visible either way. A sum that
+is not that of the uploads ends the run in any case: the coordinator has claimed what is not so. The
+refusal is the round's result, nothing was stepped, and the next run opens another round.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from secagg.encoding import Quantiser
-from secagg.errors import ConfigError, RoundAborted
+from secagg.errors import ConfigError, ProtocolError, RoundAborted
 from secagg.identity import Roster
 from secagg.plan import RoundPlan
 from secagg_owner.config import Config
 from secagg_owner.service import OpenedRound, OwnerConnection
 from secagg_owner.state import OwnerFiles, State
-from secagg_owner.subject import Subject
+from secagg_owner.subject import NO_MODEL, Publication, Subject
 from secagg_wire.event_log import EventLog
+from secagg_wire.manifest import Origin
 from secagg_wire.v1 import round_pb2
 
 _LOOK_AGAIN_S = 0.5
@@ -73,7 +77,7 @@ class OwnerRun:
     async def publish(self) -> int:
         """Publish the version that the next round starts from; 0 where there is none."""
         await self._resume()
-        publication = await asyncio.to_thread(self._subject.publication)
+        publication = await self._publication()
         if publication is None:
             return 0
         number = await self._connection.publish(publication)
@@ -85,6 +89,14 @@ class OwnerRun:
                 bytes=publication.manifest.total_size,
             )  # fmt: skip
         return number
+
+    async def _publication(self) -> Publication | None:
+        """The subject's, with the round that it was made from."""
+        publication = await asyncio.to_thread(self._subject.publication)
+        if publication is None or self._state.origin is None:
+            return publication
+        origin = Origin.from_json(self._state.origin)
+        return replace(publication, manifest=replace(publication.manifest, origin=origin))
 
     # ------------------------------------------------------------------ planning
 
@@ -108,13 +120,13 @@ class OwnerRun:
         wanted = self._config.round
         known = await self._connection.rounds()
         layout = await asyncio.to_thread(self._subject.layout)
-        digest = await asyncio.to_thread(self._subject.model_digest)
+        publication = await self._publication()
         return RoundPlan.create(
             roster,
             round_number=1 + max((status.round_number for status in known), default=0),
             layout=layout,
             quantiser=Quantiser(state.clip or 0.0, wanted.value_bits),
-            model_digest=digest,
+            model_digest=NO_MODEL if publication is None else publication.manifest.digest,
             cohort=wanted.cohort or None,
             max_colluders=wanted.max_colluders,
             share_threshold=wanted.share_threshold,
@@ -159,21 +171,70 @@ class OwnerRun:
         return last
 
     async def _opened(self, plan: RoundPlan, status: round_pb2.RoundStatus) -> dict[str, Any]:
-        opened = await self._connection.download(plan)
+        opened = await self._download(plan, status)
+        compared = await self._recompute(plan, status, opened)
         self._files.write_sum(plan.round_number, opened.result.level_sum, opened.transcript)
         await asyncio.to_thread(self._subject.step, opened.result.mean())
         done = self._state.rounds_done + 1
         self._files.write_adapter(done, await asyncio.to_thread(self._subject.save))
         figures = await self._measure(done)
         result = _result(plan, status, self._state.version) | _sum_facts(opened)
+        result["recomputed_leaves"] = compared
         result["evaluation"] = dict(figures)
         self._files.write_result(plan.round_number, result)
-        self._state = self._files.change(rounds_done=done, in_flight=0)
+        self._state = self._files.change(
+            rounds_done=done, in_flight=0, origin=opened.origin.to_json()
+        )
         self._log.event(
             "round_opened_its_sum", context=plan.context, round=plan.round_number,
             survivors=opened.result.survivors, total_weight=opened.result.total_weight,
         )  # fmt: skip
         return result
+
+    async def _download(self, plan: RoundPlan, status: round_pb2.RoundStatus) -> OpenedRound:
+        try:
+            return await self._connection.download(plan)
+        except ProtocolError as error:
+            self._refused(plan, status, error)
+            raise
+
+    async def _recompute(
+        self, plan: RoundPlan, status: round_pb2.RoundStatus, opened: OpenedRound
+    ) -> int:
+        """How many of the sum's leaves were computed again and found equal.
+
+        Raises:
+            ProtocolError: the sum is not that of the uploads.
+        """
+        wanted = self._config.round
+        if wanted.recompute == "off":
+            return 0
+        try:
+            compared = await self._connection.recompute(
+                opened, wanted.recompute, wanted.recompute_leaves
+            )
+        except ProtocolError as error:
+            number = plan.round_number
+            self._files.write_refused_sum(number, opened.result.level_sum, opened.transcript)
+            self._refused(plan, status, error)
+            raise
+        self._log.event(
+            "sum_recomputed", context=plan.context, round=plan.round_number,
+            mode=wanted.recompute, leaves=compared, sum_root=opened.sum_root,
+        )  # fmt: skip
+        return compared
+
+    def _refused(
+        self, plan: RoundPlan, status: round_pb2.RoundStatus, error: ProtocolError
+    ) -> None:
+        result = _result(plan, status, self._state.version)
+        result |= {"outcome": "refused", "reason": f"{type(error).__name__}: {error}"}
+        self._files.write_result(plan.round_number, result)
+        self._state = self._files.change(in_flight=0)
+        self._log.warning(
+            "sum_refused", context=plan.context, round=plan.round_number,
+            error=type(error).__name__, reason=str(error),
+        )  # fmt: skip
 
     def _aborted(self, plan: RoundPlan, status: round_pb2.RoundStatus) -> dict[str, Any]:
         result = _result(plan, status, self._state.version)
@@ -228,6 +289,7 @@ def _sum_facts(opened: OpenedRound) -> dict[str, Any]:
         "total_weight": opened.result.total_weight,
         "transcript_sha256": opened.transcript_sha256.hex(),
         "level_sum_sha256": opened.level_sum_sha256.hex(),
+        "sum_root": opened.sum_root.hex(),
     }
 
 

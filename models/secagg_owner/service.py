@@ -1,12 +1,13 @@
 """The owner's calls to the coordinator, each of which checks what comes back.
 
-A sum is believed as far as this goes: right length, right hash, survivors that the transcript
+A downloaded sum has the right length, hash and announced root, and survivors that the transcript
 proves under the plan that the owner made and the roster that it trusts. That the sum is the sum is
-known only to who recomputes it from the uploads.
+known only after `recompute`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from secagg.errors import ConfigError, ProtocolError, SecaggError
 from secagg.identity import Roster, sha256
 from secagg.plan import RoundPlan
+from secagg.recompute import sum_root
 from secagg.result import Result
-from secagg.transcript import verify_transcript
+from secagg.transcript import Verified, verify_transcript
 from secagg_owner.subject import Publication
 from secagg_wire.client import (
     STREAM_SECONDS,
@@ -30,11 +32,14 @@ from secagg_wire.client import (
     model_service,
     open_channel,
     owner_service,
+    transcript_service,
     translated,
 )
 from secagg_wire.event_log import EventLog
 from secagg_wire.key_files import KeyFiles
 from secagg_wire.limits import PIECE_BYTES
+from secagg_wire.manifest import Origin
+from secagg_wire.recomputation import Mode, Recomputation, chosen_leaves
 from secagg_wire.v1 import model_service_pb2, round_pb2
 from secagg_wire.v1 import owner_service_pb2 as pb
 
@@ -42,29 +47,42 @@ if TYPE_CHECKING:
     from secagg_wire.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceAsyncStub
 
+SILENCE_SECONDS = 120.0
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedRound:
-    """A verified download."""
+    """A verified download. `sum_root` is the Merkle root over the sum's leaves."""
 
     result: Result
+    verified: Verified
     transcript: bytes
     transcript_sha256: bytes
     level_sum_sha256: bytes
+    sum_root: bytes
+
+    @property
+    def origin(self) -> Origin:
+        """What a version that is made from this sum says about it."""
+        return Origin(self.verified.plan.context, self.sum_root, self.transcript_sha256)
 
 
 class OwnerConnection:
     """See the module's docstring."""
 
     def __init__(
-        self, target: str, keys: KeyFiles, log: EventLog, back_off: BackOff | None = None
-    ) -> None:
+        self, target: str, keys: KeyFiles, log: EventLog, back_off: BackOff | None = None,
+        silence_s: float = SILENCE_SECONDS,
+    ) -> None:  # fmt: skip
         self._channel = open_channel(target, keys)
         self._log = log
         self._roster = keys.read_roster()
         self.caller = Caller(target, back_off=back_off, on_retry=self._retrying)
         self._owner: OwnerServiceAsyncStub = owner_service(self._channel)
         self._models: ModelServiceAsyncStub = model_service(self._channel)
+        self._recomputation = Recomputation(
+            self.caller, transcript_service(self._channel), silence_s=silence_s
+        )
 
     async def close(self) -> None:
         """End all calls."""
@@ -142,7 +160,7 @@ class OwnerConnection:
         """The opened sum and its transcript, checked.
 
         Raises:
-            ProtocolError: hash, length, survivors or transcript do not hold.
+            ProtocolError: hash, length, root, survivors or transcript do not hold.
         """
         data, header = bytearray(), pb.SumHeader()
         request = pb.DownloadSumRequest(context=plan.context)
@@ -157,12 +175,25 @@ class OwnerConnection:
                 await self._pause_or_raise(error, next(self.caller.back_off.waits()))
                 request = pb.DownloadSumRequest(context=plan.context, offset=len(data))
         transcript = await self._transcript(plan.context)
-        level_sum = _checked_sum(plan, header, bytes(data))
-        self._check_transcript(plan, header, transcript)
+        level_sum = await asyncio.to_thread(_checked_sum, plan, header, bytes(data))
+        verified = await asyncio.to_thread(self._verified, plan, header, transcript)
         result = Result(
             tuple(header.survivors), level_sum, header.total_weight, plan.quantiser, plan.max_weight
         )
-        return OpenedRound(result, transcript, sha256(transcript), header.level_sum_sha256)
+        return OpenedRound(
+            result, verified, transcript, sha256(transcript), header.level_sum_sha256,
+            header.sum_root,
+        )  # fmt: skip
+
+    async def recompute(self, opened: OpenedRound, mode: Mode, count: int) -> int:
+        """Compute the sum, or leaves of it, again from the uploads; how many were compared.
+
+        Raises:
+            ProtocolError: the sum is not that of the uploads.
+            Refusal: the uploads cannot be had.
+        """
+        numbers = chosen_leaves(opened.verified.plan, mode, count)
+        return await self._recomputation.compare(opened.verified, opened.sum_root, numbers)
 
     async def _transcript(self, context: bytes) -> bytes:
         data = bytearray()
@@ -175,7 +206,7 @@ class OwnerConnection:
             except grpc.aio.AioRpcError as error:
                 await self._pause_or_raise(error, next(self.caller.back_off.waits()))
 
-    def _check_transcript(self, plan: RoundPlan, header: pb.SumHeader, data: bytes) -> None:
+    def _verified(self, plan: RoundPlan, header: pb.SumHeader, data: bytes) -> Verified:
         if sha256(data) != header.transcript_sha256:
             raise ProtocolError("the transcript is not the one that the sum's header names")
         verified = verify_transcript(data, self._roster)
@@ -183,6 +214,7 @@ class OwnerConnection:
             raise ProtocolError("the transcript is of another round")
         if verified.survivors != tuple(header.survivors):
             raise ProtocolError("the transcript proves other survivors than the sum's header names")
+        return verified
 
     async def _pause_or_raise(self, error: grpc.aio.AioRpcError, wait: float) -> None:
         ours = translated(error, self.caller.target)
@@ -208,6 +240,8 @@ def _checked_sum(plan: RoundPlan, header: pb.SumHeader, data: bytes) -> NDArray[
         raise ProtocolError("the sum is larger than its survivors can have sent")
     if not len(header.survivors) <= header.total_weight <= len(header.survivors) * plan.max_weight:
         raise ProtocolError("the total weight is none that these survivors can have sent")
+    if sum_root(plan, level_sum, header.total_weight) != header.sum_root:
+        raise ProtocolError("the sum is not the one that the coordinator has announced by its root")
     return level_sum
 
 

@@ -4,6 +4,7 @@ DATA/state.json              rounds done, the clip, the round in flight
 DATA/adapters/K.bin          what the subject saved after K rounds
 DATA/versions/N/             published versions: manifest and files
 DATA/rounds/R/               plan.bin, transcript.bin, opened_sum.npy, result.json
+DATA/rounds/R/refused_sum.npy    in its place where the sum is not that of the uploads
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from secagg_owner.subject import Publication
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`in_flight` is the number of a round that was planned and has no result yet; 0 for none."""
+    """`in_flight` is the number of a round that was planned and has no result yet; 0 for none.
+
+    `origin` says which round's sum the present adapter was made from (`manifest.Origin`, as JSON).
+    """
 
     rounds_done: int = 0
     clip: float | None = None
     in_flight: int = 0
     version: int = 0
+    origin: dict[str, str] | None = None
 
 
 class OwnerFiles:
@@ -99,6 +104,14 @@ class OwnerFiles:
         folder = self.round_folder(number)
         _write(folder / "transcript.bin", transcript)
         np.save(folder / "opened_sum.npy", level_sum)
+
+    def write_refused_sum(
+        self, number: int, level_sum: NDArray[np.int64], transcript: bytes
+    ) -> None:
+        """Evidence: what the coordinator claims, and the messages that say otherwise."""
+        folder = self.round_folder(number)
+        _write(folder / "transcript.bin", transcript)
+        np.save(folder / "refused_sum.npy", level_sum)
 
     def results(self) -> list[dict[str, Any]]:
         """All results, in order."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from secagg.identity import sha256
 from secagg.layout import Layout
 from secagg_owner.config import Config, LoraModel, VectorModel
 from secagg_wire.manifest import Manifest
+
+NO_MODEL: Final = sha256(b"secagg: flat vectors, no model")
+"""What a plan names in place of a version where nothing is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,6 @@ class Subject(Protocol):
 
     def publication(self) -> Publication | None:
         """The version that the next round starts from; None where nothing is published."""
-
-    def model_digest(self) -> bytes:
-        """What the plan names."""
 
     def step(self, mean: NDArray[np.float64]) -> None:
         """Take the opened mean, (d,) float64."""
@@ -72,10 +72,6 @@ class VectorSubject:
     def publication(self) -> Publication | None:
         """See `Subject`."""
         return None
-
-    def model_digest(self) -> bytes:
-        """See `Subject`."""
-        return sha256(b"secagg: flat vectors, no model")
 
     def step(self, mean: NDArray[np.float64]) -> None:
         """See `Subject`."""
