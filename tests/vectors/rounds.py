@@ -139,13 +139,13 @@ def _replayed(name: str, tenant: str) -> Callable[[], SimulatedTenant]:
     return lambda: make_tenants(cohort(recipe.n), plan)[tenant]
 
 
-def parked(name: str, tenant: str, last: Step | None) -> SimulatedTenant:
+def parked(name: str, tenant: str, last: Step) -> SimulatedTenant:
     """A tenant of one of the rounds that has finished step `last`, made anew."""
     one = _replayed(name, tenant)()
     with whole_rounds():
         one.offer(ran(name).aggregator.plan.encode())
         for step, label in enumerate(DOWN, 1):
-            if last is not None and step <= last:
+            if step <= last:
                 one.receive(message_of(name, tenant, label))
                 if step == Step.MASKED_INPUT:
                     one.submit()
