@@ -356,6 +356,8 @@ class OtherKind(WrongAnswers):
 
     def _answering(self, body: Unmask) -> Unmask:
         held = {one.dealer: one.opened() for one in self._held}
+        if not held:
+            return body  # asked again: the shares are gone
         scheme = scheme_of(self.me.setting.plan)
         asked = frozenset(one.dealer for one in body.answers if one.kind == 0)
         swapped: list[Answer] = []

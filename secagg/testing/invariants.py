@@ -80,10 +80,9 @@ class Witness:
         """Whether any byte of its upload left."""
         return bool(self._uploads.get(tenant))
 
-    def signers(self, tenant: str) -> frozenset[str]:
-        """The honest tenants that signed the same survivors as this one."""
-        signed = self.said.get((tenant, Survivors.LABEL))
-        return frozenset() if signed is None else frozenset(self._signers[signed.body])
+    def signers_of(self, survivors: bytes) -> frozenset[str]:
+        """The honest tenants that signed these survivors, by the bytes of the signed body."""
+        return frozenset(self._signers.get(survivors, ()))
 
     def _see_piece(self, tenant: str, offset: int, data: bytes) -> None:
         whole, known = self._uploads.setdefault(tenant, (bytearray(), bytearray()))
@@ -114,7 +113,9 @@ class Witness:
         holder = self.plan.cohort.index(tenant)
         dealers = [answer.dealer for answer in body.answers]
         require(len(set(dealers)) == len(dealers), f"{tenant} answered twice for one dealer")
-        agreeing = len(self.signers(tenant)) + len(self.deviating)
+        signed = self.said.get((tenant, Survivors.LABEL))
+        signers = self.signers_of(b"" if signed is None else signed.body)
+        agreeing = len(signers) + len(self.deviating)
         require(agreeing >= self.plan.quorum, f"{tenant} answered without a quorum")
         for answer in body.answers:
             first = self.kinds.setdefault(answer.dealer, answer.kind)

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from secagg.errors import FaultyParticipant, Step
+from secagg.errors import FaultyParticipant
 from secagg.plan import RoundPlan
-from secagg.testing import Fault, Outcome, Silence, SimulatedNetwork, cohort, make_round
+from secagg.testing import Fault, Outcome, SimulatedNetwork, cohort, make_round
 from secagg.testing import deviations as d
-from secagg.testing.invariants import InvariantBroken, Witness, check_invariants, require
+from secagg.testing.invariants import check_invariants
 
 CULPRIT = "t001"
 

@@ -1,11 +1,15 @@
 """Any order of messages, losses, repeats, deadlines and restarts: one exact sum, or nothing.
 
-A machine of Hypothesis plays the network and the operators of five tenants. Its invariants are
-checked after every move, on everything that tenants handed out, delivered or not.
+A machine of Hypothesis plays the network, the operators of the tenants and up to f tenants that
+deviate; the coordinator is honest (`test_stateful_coordinator.py` has one that lies). Invariants
+are checked after every move, on everything that honest tenants handed out, delivered or not.
+
+`pytest -m slow tests/core/test_stateful.py` plays many more rounds.
 """
 
-from typing import Literal
+from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -14,39 +18,65 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from secagg.aggregator import Aggregator
+from secagg.errors import FaultyCoordinator, SecaggError
+from secagg.plan import RoundPlan
 from secagg.spool import MemorySpool
-from secagg.testing import SteppedNetwork, cohort, make_tenants
-from secagg.testing.invariants import (
-    check_invariants,
-    check_one_kind_of_share,
-    check_opened_exactly,
-    check_said_once,
-)
+from secagg.testing import SimulatedTenant, SteppedNetwork, cohort, make_tenants
+from secagg.testing.deviations import DEVIATIONS, ENDS_ROUNDS
+from secagg.testing.invariants import Witness, check_invariants, check_opened_exactly
+from secagg.testing.strategies import mutations
 
-N = 5
-TENANTS = st.sampled_from(cohort(N).names)
+
+def small_plans() -> Iterator[RoundPlan]:
+    """Both suites, both graphs. n = 5 with k = 4 is the smallest sparse plan that stands a dropout,
+    n = 6 with k = 4 the smallest in which some pairs share no mask."""
+    yield cohort(4).plan(3, suite="x25519")
+    yield cohort(5).plan(3)
+    yield cohort(7).plan(3, max_colluders=2, suite="x25519")
+    yield cohort(5).plan(3, max_colluders=1, neighbours=4)
+    yield cohort(6).plan(3, max_colluders=1, neighbours=4, suite="x25519")
+
+
+PLANS = list(small_plans())
+NUMBER = st.integers(0, 99)
 
 
 class RoundMachine(RuleBasedStateMachine):
-    """See the module's docstring."""
+    """See the module's docstring. `harm` bounds losses, so that many rounds come far, or open."""
 
     network: SteppedNetwork
-    harm_left: int
 
-    @initialize(seed=st.integers(0, 3), length=st.integers(1, 6), harm=st.integers(0, 4))
-    def begin(self, seed: int, length: int, harm: int) -> None:
-        self.harm_left = harm  # few losses, so that many rounds come far, or open
-        members = cohort(N)
-        plan = members.plan(length)
+    @initialize(
+        shape=st.sampled_from(range(len(PLANS))),
+        seed=st.integers(0, 3),
+        harm=st.integers(0, 4),
+        culprits=st.dictionaries(st.integers(0, 6), st.sampled_from(DEVIATIONS), max_size=2),
+    )
+    def begin(
+        self, shape: int, seed: int, harm: int, culprits: dict[int, type[SimulatedTenant]]
+    ) -> None:
+        self.harm_left = self.harm_at_first = harm
+        self.plan = plan = PLANS[shape]
+        members = cohort(plan.n)
+        names = plan.cohort
+        chosen = list(culprits.items())[: plan.max_colluders]
+        self.kinds = {names[index % plan.n]: kind for index, kind in chosen}
+        tenants = make_tenants(members, plan, seed=seed, kinds=self.kinds)
         aggregator = Aggregator(plan, members.roster, spool=MemorySpool())
-        self.network = SteppedNetwork(aggregator, make_tenants(members, plan, seed=seed).values())
+        self.network = SteppedNetwork(aggregator, tenants.values())
+        self.witness, self.seen, self.tampered = Witness(plan, self.kinds), 0, False
+        self.twins: list[SimulatedTenant] = []
         self.network.begin()
 
     def place(self, number: int) -> int:
         return number % len(self.network.waiting)
+
+    def name(self, number: int) -> str:
+        return self.plan.cohort[number % self.plan.n]
 
     def waiting(self) -> bool:
         return bool(self.network.waiting)
@@ -54,28 +84,40 @@ class RoundMachine(RuleBasedStateMachine):
     def may_harm(self) -> bool:
         return self.harm_left > 0
 
+    def waiting_and_may_harm(self) -> bool:
+        return self.waiting() and self.may_harm()
+
+    # ------------------------------------------------------------------ links
+
     @precondition(waiting)
-    @rule(number=st.integers(0, 99))
+    @rule(number=NUMBER)
     def a_message_arrives(self, number: int) -> None:
         self.network.deliver(self.place(number))
 
     @precondition(waiting)
-    @rule(count=st.integers(2, 25))
+    @rule(count=st.integers(2, 40))
     def messages_arrive_in_order(self, count: int) -> None:
         for _ in range(count):
             if self.network.waiting:
                 self.network.deliver(0)
 
-    @precondition(lambda self: self.waiting() and self.may_harm())
-    @rule(number=st.integers(0, 99))
+    @precondition(waiting_and_may_harm)
+    @rule(number=NUMBER)
     def a_message_is_lost(self, number: int) -> None:
         self.harm_left -= 1
         self.network.lose(self.place(number))
 
     @precondition(waiting)
-    @rule(number=st.integers(0, 99))
+    @rule(number=NUMBER)
     def a_message_is_repeated(self, number: int) -> None:
         self.network.repeat(self.place(number))
+
+    @precondition(waiting_and_may_harm)
+    @rule(number=NUMBER, data=st.data())
+    def a_message_is_changed_on_the_way(self, number: int, data: st.DataObject) -> None:
+        self.harm_left -= 1
+        self.tampered = True
+        self.network.tamper(self.place(number), lambda old: data.draw(mutations(old)))
 
     @precondition(lambda self: not self.network.waiting or self.may_harm())
     @rule()
@@ -84,51 +126,97 @@ class RoundMachine(RuleBasedStateMachine):
             self.harm_left -= bool(self.network.waiting)
             self.network.expire()
 
-    @rule(tenant=TENANTS)
-    def a_tenant_restarts(self, tenant: str) -> None:
-        self.restart(tenant, "same")
+    # ------------------------------------------------------------------ processes
+
+    @precondition(lambda self: self.running())
+    @rule(number=NUMBER)
+    def a_tenant_restarts(self, number: int) -> None:
+        self.on_process(number, lambda tenant: self.network.restart(tenant.name, "same"))
+
+    @precondition(lambda self: self.running() and self.may_harm())
+    @rule(number=NUMBER, state=NUMBER)
+    def a_tenant_comes_back_with_an_old_state(self, number: int, state: int) -> None:
+        self.harm_left -= 1
+
+        def come_back(tenant: SimulatedTenant) -> None:
+            self.network.restart(tenant.name, state % tenant.exports)
+
+        self.on_process(number, come_back)
+
+    @precondition(lambda self: self.running() and self.may_harm())
+    @rule(number=NUMBER, state=NUMBER)
+    def a_second_process_is_started(self, number: int, state: int) -> None:
+        self.harm_left -= 1
+
+        def start(tenant: SimulatedTenant) -> None:
+            try:
+                twin = self.network.fork(tenant.name, state % tenant.exports)
+            except SecaggError:
+                return  # the ledger has seen more
+            self.twins.append(twin)
+
+        self.on_process(number, start)
+
+    @precondition(lambda self: self.waiting() and self.twins)
+    @rule(number=NUMBER, twin=NUMBER)
+    def a_message_reaches_the_second_process(self, number: int, twin: int) -> None:
+        other = self.twins[twin % len(self.twins)]
+        fitting = [p for p, e in enumerate(self.network.waiting) if e.tenant == other.name]
+        if fitting:
+            self.network.deliver_to_twin(fitting[number % len(fitting)], other)
 
     @precondition(may_harm)
-    @rule(tenant=TENANTS)
-    def a_tenant_comes_back_with_an_old_state(self, tenant: str) -> None:
+    @rule(number=NUMBER)
+    def a_tenant_falls_silent(self, number: int) -> None:
         self.harm_left -= 1
-        self.restart(tenant, "stale")
+        self.network.silence(self.name(number))
 
-    def restart(self, tenant: str, state: Literal["same", "stale"]) -> None:
-        process = self.network.tenants[tenant]
-        if process.participant is not None and tenant not in self.network.gone:
-            self.network.restart(tenant, state)
+    def running(self) -> list[SimulatedTenant]:
+        tenants = self.network.tenants.values()
+        return [
+            t for t in tenants if t.participant and t.exports and t.name not in self.network.gone
+        ]
 
-    @precondition(may_harm)
-    @rule(tenant=TENANTS)
-    def a_tenant_falls_silent(self, tenant: str) -> None:
-        self.harm_left -= 1
-        self.network.silence(tenant)
+    def on_process(self, number: int, act: Callable[[SimulatedTenant], None]) -> None:
+        running = self.running()
+        act(running[number % len(running)])
+
+    # ------------------------------------------------------------------ what must hold
 
     @invariant()
     def nothing_was_said_twice_and_no_dealer_opened_twice(self) -> None:
-        names = self.network.tenants.keys()
-        check_said_once(self.network, names)
-        check_one_kind_of_share(self.network, names)
+        self.seen = self.witness.follow(self.network, self.seen)
 
     @invariant()
     def what_was_opened_is_exact(self) -> None:
-        check_opened_exactly(self.network)
+        check_opened_exactly(self.network, self.kinds)
 
     def teardown(self) -> None:
         if not hasattr(self, "network"):
             return
-        for _ in range(2_000):  # whatever still waits arrives, and deadlines pass
+        for _ in range(4_000):  # whatever still waits arrives, and deadlines pass
             if self.network.waiting:
                 self.network.deliver(0)
             elif self.network.aggregator.deadline < float("inf"):
                 self.network.expire()
             else:
                 break
-        check_invariants(self.network)
+        check_invariants(self.network, self.kinds)
         outcome = self.network.outcome
         assert (outcome.result is None) != (outcome.error is None)
+        if not self.tampered:
+            accusers = [one for one in outcome.refused if isinstance(one.error, FaultyCoordinator)]
+            assert not accusers, "an honest coordinator was proven faulty"
+        if self.harm_left == self.harm_at_first and not set(self.kinds.values()) & set(ENDS_ROUNDS):
+            assert outcome.result is not None, f"nobody was lost, and: {outcome.error}"
 
 
 TestRound = RoundMachine.TestCase
-TestRound.settings = settings(max_examples=100, stateful_step_count=40)
+TestRound.settings = settings(max_examples=80, stateful_step_count=30)
+
+
+@pytest.mark.slow
+def test_many_more_rounds() -> None:
+    run_state_machine_as_test(
+        RoundMachine, settings=settings(max_examples=3000, stateful_step_count=60)
+    )

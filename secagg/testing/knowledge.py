@@ -1,0 +1,98 @@
+"""What a coordinator and its colluders can compute from what honest tenants handed out.
+
+Shares add up to secrets or they do not; masks that are left keep inputs apart or they do not. So
+the question is linear algebra over unknown masks, and its answer is a set of sums:
+
+    y_i = x_i + PRG(b_i) + sum over neighbours j of +-PRG(s_ij)
+
+A combination of uploads tells something about inputs only if every unknown mask in it cancels. b_i
+stands in y_i alone, so y_i counts only if b_i is rebuilt; s_ij stands in y_i and y_j with opposite
+signs, so both count alike, or neither if one of the two lacks it. What is left are the connected
+components of the graph of unknown s_ij among tenants whose b_i is known: the sum over each.
+
+Deliberately not here: computation against the primitives, and what a colluder's own upload adds
+(it knows that). A coordinator that knows t shares of a kind is taken to know the secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from secagg.testing.coalition import Coalition
+from secagg.testing.invariants import require
+
+SELF_MASK, MASK_SEED = 0, 1
+
+
+class Knowledge:
+    """See the module's docstring; a picture of the moment at which it is made."""
+
+    def __init__(self, coalition: Coalition) -> None:
+        self._coalition = coalition
+        self._honest = frozenset(coalition.honest)
+        witness, cohort = coalition.witness, coalition.plan.cohort
+        self._uploaded = {i for i in self._honest if witness.uploaded(cohort[i])}
+
+    def knows(self, dealer: int, kind: int) -> bool:
+        """Whether t shares of this kind are in the coalition's hands."""
+        coalition = self._coalition
+        own = coalition.colluders.keys() & set(coalition.holders(dealer))
+        released = coalition.witness.released.get((dealer, kind), set())
+        return len(own | released) >= coalition.plan.share_threshold
+
+    def sums(self) -> frozenset[frozenset[int]]:
+        """The sets of honest tenants of which the coalition can compute the sum of inputs."""
+        hidden = {one for one in self._uploaded if not self.knows(one, SELF_MASK)}
+        joined = {one: {one} for one in self._uploaded}
+        for one, other in self._unknown_masks():
+            if other not in self._uploaded or one not in self._neighbours(other):
+                hidden.add(one)  # nothing cancels this mask
+            elif joined[one] is not joined[other]:
+                joined[one] |= joined[other]
+                for member in joined[other]:
+                    joined[member] = joined[one]
+        return frozenset(
+            frozenset(component) for component in joined.values() if component.isdisjoint(hidden)
+        )
+
+    def _neighbours(self, index: int) -> tuple[int, ...]:
+        view = self._coalition.header_view(index)
+        return () if view is None else view.edges.neighbours(index)
+
+    def _unknown_masks(self) -> Iterator[tuple[int, int]]:
+        """(uploader, neighbour) for each pairwise mask that neither end's secrets give away."""
+        rebuilt = {one for one in self._honest if self.knows(one, MASK_SEED)}
+        for one in sorted(self._uploaded - rebuilt):
+            for other in self._neighbours(one):
+                if other in self._honest and other not in rebuilt:
+                    yield one, other
+
+
+def check_knowledge(coalition: Coalition) -> frozenset[frozenset[int]]:
+    """At most one sum, over all honest members of the one U3 that a quorum signed; returns it.
+
+    Raises:
+        InvariantBroken: names the claim.
+    """
+    known, plan = Knowledge(coalition), coalition.plan
+    for dealer in coalition.honest:
+        both = known.knows(dealer, SELF_MASK) and known.knows(dealer, MASK_SEED)
+        require(not both, f"both secrets of {plan.cohort[dealer]} can be rebuilt")
+    sums = known.sums()
+    require(len(sums) <= 1, "two different sums can be computed")
+    for members in sums:
+        require(len(members) >= 2, "the input of one tenant can be computed")
+        enough = len(members) + len(coalition.colluders) >= plan.least
+        require(enough, "a sum over too few tenants can be computed")
+        require(members in _opened(coalition), "a sum over others than the agreed ones is known")
+    return sums
+
+
+def _opened(coalition: Coalition) -> list[frozenset[int]]:
+    """The honest members of each set of survivors that a quorum may have signed."""
+    need = coalition.plan.quorum - len(coalition.colluders)
+    return [
+        agreement.indices & frozenset(coalition.honest)
+        for body, agreement in coalition.agreements.items()
+        if len(coalition.witness.signers_of(body)) >= need
+    ]
