@@ -293,6 +293,13 @@ def merkle_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return [*merkle_path(leaves[at:], index - at), merkle_root(leaves[:at])]
 
 
+def sum_root(level_sum: Sequence[int], weight: int) -> bytes:
+    """Of a sum whose vectors fit one leaf each."""
+    vectors = (level_sum, [weight])
+    data = [b"".join(v.to_bytes(8, "little", signed=True) for v in one) for one in vectors]
+    return merkle_root([merkle_bulk_leaf(leaf) for leaf in data])
+
+
 def share_commitment(
     context: bytes, kind: int, dealer: int, holder: int, share: bytes, opening: bytes
 ) -> bytes:

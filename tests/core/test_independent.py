@@ -426,6 +426,7 @@ def test_it_opens_the_same_sum_from_what_was_sent(name: str) -> None:
         sum(column) for column in zip(*(row["levels"] for row in inputs), strict=True)
     ]
     assert weight == sum(row["weight"] for row in inputs)
+    assert other.sum_root(level_sum, weight).hex() == facts["sum_root"]
 
 
 @pytest.mark.parametrize("name", ROUNDS)

@@ -13,7 +13,7 @@ from secagg.records import encode
 from secagg.testing.invariants import rebuilt
 from tests.vectors.cases import outcome
 from tests.vectors.generate import FILES, FOLDER, ROUNDS, render
-from tests.vectors.rounds import RECIPES, SAYS, met, transcript_case
+from tests.vectors.rounds import RECIPES, SAYS, met, sum_case, transcript_case
 
 
 @lru_cache(maxsize=32)
@@ -85,3 +85,13 @@ def test_every_edited_transcript_meets_the_stated_error(case: dict[str, Any]) ->
     """C37."""
     check = case.get("refused", {}).get("check", "")
     assert transcript_case(case["round"], case["case"], check, *case["edit"]) == case
+
+
+@pytest.mark.parametrize(
+    "case", committed("transcripts")["sums"], ids=lambda case: f"{case['round']}: {case['case']}"
+)
+def test_every_claimed_sum_meets_the_stated_error(case: dict[str, Any]) -> None:
+    """C40, C41."""
+    check = case.get("refused", {}).get("check", "")
+    again = sum_case(case["round"], case["case"], check, case["claimed_root"], *case["edit"])
+    assert again == case

@@ -3,7 +3,8 @@
     round-x25519    four tenants, complete graph; t003 falls silent before its upload
     round-hybrid    the same with suite x25519-mlkem768
     round-sparse    eight tenants, each with four drawn neighbours, hybrid suite; t005 falls silent
-    transcripts     the first two rounds' transcripts, and edits after which they do not verify
+    transcripts     the first two rounds' transcripts, edits after which they do not verify, and
+                    claimed sums
 
 Seeds and inputs are in the files, and every encapsulation uses a known m (`derandomised.py`), so
 all bytes follow. Under `refused` stand messages that one byte or one field made wrong, who meets
@@ -45,7 +46,9 @@ from secagg.messages import (
 from secagg.outputs import AggregatorOutput, Excluded
 from secagg.participant_steps import Advertised, Agreed, Dealt, Uploading
 from secagg.plan import RoundPlan
+from secagg.recompute import check_sum, sum_root
 from secagg.records import decode, encode
+from secagg.scheme import leaf_places
 from secagg.spool import MemorySpool
 from secagg.testing import (
     Cohort,
@@ -199,6 +202,7 @@ def facts(name: str) -> dict[str, Any]:
         "survivors": list(result.survivors),
         "level_sum": result.level_sum.tolist(),
         "total_weight": result.total_weight,
+        "sum_root": sum_root(plan, result.level_sum, result.total_weight).hex(),
         "transcript_digest": verify_transcript(network.aggregator.transcript, roster).digest.hex(),
         "refused": list(refusals(name)),
     }
@@ -783,6 +787,56 @@ def forged_messages(name: str, parts: list[bytes]) -> Iterator[tuple[str, str, i
         yield "a pad box is missing", "C39", last, encode(PadBoxes(tuple(others)))
 
 
+@dataclass(frozen=True)
+class Served:
+    """Uploads by tenant, as somebody serves them who need not be trusted."""
+
+    plan: RoundPlan
+    uploads: dict[str, bytes]
+
+    def leaf(self, participant: str, number: int) -> tuple[bytes, tuple[bytes, ...]]:
+        sizes = [place.size for place in leaf_places(self.plan)]
+        begins = [sum(sizes[:place]) for place in range(len(sizes))]
+        data = self.uploads[participant]
+        leaves = [data[at : at + size] for at, size in zip(begins, sizes, strict=True)]
+        hashes = [merkle.bulk_leaf_hash(leaf) for leaf in leaves]
+        return leaves[number], merkle.path(hashes, number)
+
+
+def sum_case(name: str, case: str, check: str, claimed: str, *edit: Any) -> Case:
+    """A claimed root, held against the uploads of which one byte may be another."""
+    network = ran(name)
+    verified = verify_transcript(network.aggregator.transcript, cohort(RECIPES[name].n).roster)
+    uploads = {who: upload_of(name, who) for who in verified.survivors}
+    if edit:
+        who, place, value = edit
+        data = bytearray(uploads[who])
+        data[place] ^= value
+        uploads[who] = bytes(data)
+    row: Case = {"case": case, "round": name, "edit": list(edit), "claimed_root": claimed}
+    try:
+        leaves = check_sum(verified, Served(verified.plan, uploads), bytes.fromhex(claimed))
+    except ProtocolError as error:
+        step = None if error.step is None else error.step.label
+        return {**row, "refused": {"error": type(error).__name__, "step": step, "check": check}}
+    return {**row, "output": {"leaves": leaves}}
+
+
+def sum_cases(name: str) -> Iterator[Case]:
+    network = ran(name)
+    result, plan = network.outcome.opened, network.aggregator.plan
+    right = sum_root(plan, result.level_sum, result.total_weight).hex()
+    other = result.level_sum.copy()
+    other[-1] += 1
+    invented = sum_root(plan, other, result.total_weight).hex()
+    heavier = sum_root(plan, result.level_sum, result.total_weight + 1).hex()
+    yield sum_case(name, "the sum that was opened", "", right)
+    yield sum_case(name, "a sum that is off by one level", "C41", invented)
+    yield sum_case(name, "another weight", "C41", heavier)
+    yield sum_case(name, "an upload's first byte is another", "C40", right, "t001", 0, 1)
+    yield sum_case(name, "an upload's weight is another", "C40", right, "t000", -1, 1)
+
+
 def transcripts() -> dict[str, Any]:
     """The content of transcripts.json."""
     names = ("round-x25519", "round-hybrid")
@@ -791,6 +845,7 @@ def transcripts() -> dict[str, Any]:
             {"round": name, "bytes": ran(name).aggregator.transcript.hex()} for name in names
         ],
         "cases": [case for name in names for case in transcript_cases(name)],
+        "sums": [case for name in names for case in sum_cases(name)],
     }
 
 
