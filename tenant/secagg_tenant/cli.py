@@ -3,6 +3,9 @@
 secagg tenant join --config tenant.toml
 secagg tenant join --config tenant.toml --rounds 3 --log-level debug
 secagg tenant status --config tenant.toml --format json
+secagg tenant recompute --config tenant.toml 3 --all     # while 'join' does not run
+
+`join` ends with exit code 4 when it has refused a model version whose sum could not be recomputed.
 """
 
 from __future__ import annotations
@@ -15,13 +18,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from secagg.cli import EXIT_PROTOCOL
+from secagg.errors import ConfigError
 from secagg_tenant.config import Config, load_config
 from secagg_tenant.connection import Connection
+from secagg_tenant.recompute import SumCheck
 from secagg_tenant.session import Session
 from secagg_tenant.store import read_report
 from secagg_tenant.tenant import Tenant
 from secagg_wire.event_log import EventLog
 from secagg_wire.key_files import KeyFiles
+from secagg_wire.manifest import Origin
+from secagg_wire.recomputation import Mode
 
 
 def main(argv: list[str]) -> int:
@@ -49,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", parents=[common], help="rounds, versions, audit log")
     status.set_defaults(action=_status)
+
+    check = commands.add_parser(
+        "recompute", parents=[common], help="compute a round's announced sum again"
+    )
+    check.add_argument("round", type=int, metavar="ROUND", help="the round's number")
+    check.add_argument("--all", action="store_true", help="every leaf, not some at random")
+    check.add_argument("--leaves", type=int, metavar="N", help="instead of policy.recompute_leaves")
+    check.set_defaults(action=_recompute)
     return parser
 
 
@@ -79,12 +95,9 @@ def _run(config: Config, log: EventLog, rounds: int | None) -> int:
 
 async def _take_part(tenant: Tenant, rounds: int | None) -> int:
     """Until the rounds are done or a signal comes; a live round is finished by the next process."""
-    config = tenant.config
-    connection = Connection(
-        config.coordinator, KeyFiles(config.keys), tenant.name, tenant.log,
-        config.patience.call_seconds,
-    )  # fmt: skip
-    work = asyncio.ensure_future(Session(tenant, connection).run(rounds))
+    connection = _connect(tenant)
+    session = Session(tenant, connection)
+    work = asyncio.ensure_future(session.run(rounds))
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, work.cancel)
@@ -94,7 +107,56 @@ async def _take_part(tenant: Tenant, rounds: int | None) -> int:
         tenant.log.event("stopped", tenant=tenant.name)
     finally:
         await connection.close()
+    return EXIT_PROTOCOL if session.versions_refused else 0
+
+
+def _recompute(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    log = EventLog(level="error", file=config.log.file)
+    with Tenant.open(config, log) as tenant:
+        claim = tenant.store.announced_in(options.round)
+        if claim is None:
+            raise ConfigError(f"this tenant has heard no sum of a round {options.round}")
+        facts = asyncio.run(_recomputed(tenant, claim, options))
+    if options.format == "json":
+        print(json.dumps(facts))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:>14}  {value}")
     return 0
+
+
+async def _recomputed(
+    tenant: Tenant, claim: Origin, options: argparse.Namespace
+) -> dict[str, object]:
+    policy = tenant.config.policy
+    connection = _connect(tenant)
+    check = SumCheck(tenant, connection)
+    try:
+        fetched = await check.fetch(claim)
+        mode: Mode = "all" if options.all else "random"
+        done = await check.recompute(
+            claim, fetched, mode, options.leaves or policy.recompute_leaves
+        )
+    finally:
+        await connection.close()
+    return {
+        "round": done.verified.plan.round_number,
+        "context": claim.context.hex(),
+        "sum_root": claim.sum_root.hex(),
+        "leaves": done.leaves,
+        "of": done.of,
+        "survivors": list(done.verified.survivors),
+        "own_part": done.own_part,
+    }
+
+
+def _connect(tenant: Tenant) -> Connection:
+    config = tenant.config
+    return Connection(
+        config.coordinator, KeyFiles(config.keys), tenant.name, tenant.log,
+        config.patience.call_seconds,
+    )  # fmt: skip
 
 
 def _status(options: argparse.Namespace) -> int:

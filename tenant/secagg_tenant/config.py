@@ -42,7 +42,13 @@ _Positive = Annotated[float, Field(gt=0)]
 
 
 class PolicyTable(Table):
-    """See `secagg.policy.Policy`, and the limits on what is trained."""
+    """See `secagg.policy.Policy`, the limits on what is trained, and which versions are accepted.
+
+    `recompute`: how much of the sum that a model version was made from is computed again from the
+    survivors' uploads before the version is accepted: "all", "random" (`recompute_leaves` of its
+    leaves, and the weight), or "off". `start_versions`: digests of versions that are accepted
+    without it, where a training begins anew or began before this tenant was there.
+    """
 
     roster_digest: HexDigest
     max_colluders: Annotated[int, Field(ge=0)] = 1
@@ -59,6 +65,9 @@ class PolicyTable(Table):
     max_length: _Count = 1 << 36
     max_training_steps: _Count = 10_000
     max_training_windows: _Count = 1_000_000
+    recompute: Literal["all", "random", "off"] = "random"
+    recompute_leaves: _Count = 8
+    start_versions: tuple[HexDigest, ...] = ()
 
     def policy(self) -> Policy:
         """What the core checks."""

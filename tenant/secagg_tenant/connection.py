@@ -18,6 +18,7 @@ from secagg_wire.client import (
     model_service,
     open_channel,
     round_service,
+    transcript_service,
     upload_input,
 )
 from secagg_wire.codec import submit_request
@@ -28,6 +29,7 @@ from secagg_wire.v1 import round_service_pb2 as pb
 if TYPE_CHECKING:
     from secagg_wire.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from secagg_wire.v1.round_service_pb2_grpc import RoundServiceAsyncStub
+    from secagg_wire.v1.transcript_service_pb2_grpc import TranscriptServiceAsyncStub
 
 
 class Connection:
@@ -46,6 +48,7 @@ class Connection:
         self.rounds: RoundServiceAsyncStub = round_service(self._channel)
         self.upload_input = upload_input(self._channel)
         self.models: ModelServiceAsyncStub = model_service(self._channel)
+        self.transcripts: TranscriptServiceAsyncStub = transcript_service(self._channel)
 
     async def submit(self, context: bytes, message: bytes, give_up_s: float) -> None:
         """Send one message of a step; the same again is harmless.

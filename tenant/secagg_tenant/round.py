@@ -1,6 +1,6 @@
 """One round of one tenant, from the offer to its end.
 
-    offered -> policy -> version fetched and checked -> trained -> joined -> six steps -> ended
+    offered -> policy -> version admitted -> trained -> joined -> six steps -> ended
 
 The policy is asked before anything is fetched or trained. The core's `Participant` decides what may
 be said and writes it into the ledger first; this module moves bytes between it and the coordinator,
@@ -29,6 +29,7 @@ from secagg.errors import (
 )
 from secagg.outputs import Aborted, Finished, ParticipantOutput, Persist, Send
 from secagg.participant import Participant
+from secagg_tenant.admission import Admission
 from secagg_tenant.connection import Connection
 from secagg_tenant.contribution import RoundFiles
 from secagg_tenant.store import OfferedRound
@@ -72,9 +73,12 @@ class RoundEndedElsewhere(Exception):
 class RoundRun:
     """See the module's docstring. `run` never raises for a reason that lies in the round."""
 
-    def __init__(self, tenant: Tenant, connection: Connection, offered: OfferedRound) -> None:
+    def __init__(
+        self, tenant: Tenant, connection: Connection, admission: Admission, offered: OfferedRound
+    ) -> None:
         self._tenant = tenant
         self._connection = connection
+        self._admission = admission
         self._offered = offered
         self.plan = offered.plan
         self.context = offered.plan.context
@@ -166,12 +170,8 @@ class RoundRun:
         number = self._offered.adapter_version
         if number == 0:
             return None
-        tenant = self._tenant
-        version = await tenant.versions.fetch(
-            self._connection.caller, self._connection.models, number, self.plan.model_digest
-        )
+        version = await self._admission.admit(number, self.plan.model_digest)
         check_model_digest(self.plan, version)
-        tenant.store.add_version(version.manifest.digest, number)
         return version
 
     async def _contribute(self, version: ModelVersion | None) -> Contribution:

@@ -16,14 +16,16 @@ from collections.abc import Callable, Coroutine
 
 import grpc
 
-from secagg.errors import MalformedMessage, SecaggError
+from secagg.errors import ConfigError, MalformedMessage, SecaggError
 from secagg.plan import RoundPlan
+from secagg_tenant.admission import Admission
 from secagg_tenant.connection import Connection
 from secagg_tenant.round import RoundOver, RoundRun, StepArrived
 from secagg_tenant.store import OfferedRound
 from secagg_tenant.tenant import Tenant
 from secagg_wire.client import STREAM_SECONDS, is_unavailable, translated
 from secagg_wire.codec import read_step_message
+from secagg_wire.manifest import Origin
 from secagg_wire.refusals import (
     CallFailed,
     ForeignIdentity,
@@ -48,6 +50,7 @@ class Session:
     def __init__(self, tenant: Tenant, connection: Connection) -> None:
         self._tenant = tenant
         self._connection = connection
+        self._admission = Admission(tenant, connection)
         self._runs: dict[bytes, RoundRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: deque[tuple[int, Callable[[], bool]]] = deque()
@@ -59,6 +62,11 @@ class Session:
         self._ended = 0
         self._enough = asyncio.Event()
         self._wanted: int | None = None
+
+    @property
+    def versions_refused(self) -> int:
+        """How many model versions this process has not accepted."""
+        return self._admission.refused
 
     async def run(self, rounds: int | None = None) -> None:
         """Take part until cancelled, or until `rounds` rounds have ended here.
@@ -178,12 +186,24 @@ class Session:
             event_id, ended.outcome == round_pb2.ROUND_OUTCOME_OPENED, ended.reason,
             tuple(ended.survivors),
         )  # fmt: skip
+        self._announced(ended)
         if (run := self._runs.get(ended.context)) is not None:
             run.deliver(over)
             self._open.append((event_id, lambda: run.done))
         elif self._tenant.store.round_state(ended.context) in ("joined", "answered"):
             state = "opened" if over.opened else "aborted"
             self._tenant.store.set_round(ended.context, state, ended.reason)
+
+    def _announced(self, ended: pb.RoundEnded) -> None:
+        """Keep what sum is claimed: it stands before this tenant draws leaves to recompute."""
+        if ended.outcome != round_pb2.ROUND_OUTCOME_OPENED:
+            return
+        try:
+            claim = Origin(ended.context, ended.sum_root, ended.transcript_sha256)
+        except ConfigError:
+            self._tenant.log.warning("no_sum_announced", context=ended.context)
+            return
+        self._tenant.store.announce_sum(claim)
 
     def _published(self, published: pb.VersionPublished) -> None:
         self._spawn(self._evaluate(published.version, published.manifest_sha256))
@@ -205,7 +225,7 @@ class Session:
         await self._connection.decline(context, "StaleState")
 
     def _begin(self, offered: OfferedRound) -> RoundRun:
-        run = RoundRun(self._tenant, self._connection, offered)
+        run = RoundRun(self._tenant, self._connection, self._admission, offered)
         self._runs[run.context] = run
         self._spawn(self._run_to_end(run))
         return run
@@ -224,10 +244,7 @@ class Session:
         if tenant.store.evaluated(digest):
             return
         try:
-            version = await tenant.versions.fetch(
-                self._connection.caller, self._connection.models, number, digest
-            )
-            tenant.store.add_version(digest, number)
+            version = await self._admission.admit(number, digest)
             figures = await tenant.training.run(tenant.trainer.evaluate, version)
         except SecaggError as error:
             tenant.log.warning("version_not_evaluated", version=number, reason=str(error))

@@ -18,17 +18,19 @@ from typing import Any
 
 from secagg.errors import ConfigError
 from secagg.plan import RoundPlan
+from secagg_wire.manifest import Origin
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE round (
     context BLOB PRIMARY KEY, number TEXT NOT NULL, plan BLOB NOT NULL,
     adapter_version INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
-    begun_at REAL NOT NULL, ended_at REAL
+    begun_at REAL NOT NULL, ended_at REAL, sum_root BLOB, transcript BLOB
 );
 CREATE TABLE version (
-    digest BLOB PRIMARY KEY, number INTEGER NOT NULL, fetched_at REAL NOT NULL
+    digest BLOB PRIMARY KEY, number INTEGER NOT NULL, fetched_at REAL NOT NULL,
+    checked TEXT NOT NULL
 );
 CREATE TABLE evaluation (
     digest BLOB NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, at REAL NOT NULL,
@@ -37,6 +39,12 @@ CREATE TABLE evaluation (
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
 );
+"""
+# Versions of a tenant that could not recompute yet stay accepted.
+_FROM_1 = """
+ALTER TABLE round ADD COLUMN sum_root BLOB;
+ALTER TABLE round ADD COLUMN transcript BLOB;
+ALTER TABLE version ADD COLUMN checked TEXT NOT NULL DEFAULT 'before';
 """
 
 
@@ -72,7 +80,8 @@ class TenantStore:
         """Remember an offer; the same again changes nothing."""
         plan = offered.plan
         self._write(
-            "INSERT OR IGNORE INTO round VALUES (?, ?, ?, ?, 'offered', '', ?, NULL)",
+            "INSERT OR IGNORE INTO round (context, number, plan, adapter_version, state, begun_at) "
+            "VALUES (?, ?, ?, ?, 'offered', ?)",
             plan.context, str(plan.round_number), plan.encode(), offered.adapter_version,
             time.time(),
         )  # fmt: skip
@@ -95,9 +104,56 @@ class TenantStore:
         row = self._one("SELECT state FROM round WHERE context = ?", context)
         return None if row is None else str(row[0])
 
-    def add_version(self, digest: bytes, number: int) -> None:
-        """A version was fetched and its hashes are right."""
-        self._write("INSERT OR IGNORE INTO version VALUES (?, ?, ?)", digest, number, time.time())
+    def announce_sum(self, claim: Origin) -> None:
+        """What the coordinator says that a round has opened; the first word stands."""
+        self._write(
+            "UPDATE round SET sum_root = ?, transcript = ? WHERE context = ? AND sum_root IS NULL",
+            claim.sum_root, claim.transcript_sha256, claim.context,
+        )  # fmt: skip
+
+    def announced(self, context: bytes) -> Origin | None:
+        """What was announced of a round, None where nothing was heard."""
+        row = self._one(
+            "SELECT sum_root, transcript FROM round WHERE context = ? AND sum_root IS NOT NULL",
+            context,
+        )
+        return None if row is None else Origin(context, *row)
+
+    def announced_in(self, number: int) -> Origin | None:
+        """The same by round number."""
+        row = self._one(
+            "SELECT context, sum_root, transcript FROM round "
+            "WHERE number = ? AND sum_root IS NOT NULL ORDER BY begun_at DESC",
+            str(number),
+        )
+        return None if row is None else Origin(*row)
+
+    def newest_opened(self) -> int:
+        """The highest number of a round with a model that was opened as far as is known; or 0."""
+        rows = self._database.execute(
+            "SELECT number FROM round WHERE adapter_version > 0 AND state IN ('answered', 'opened')"
+        )
+        return max((int(number) for (number,) in rows), default=0)
+
+    def rounds_with_model(self) -> list[bytes]:
+        """Contexts of all rounds that trained a model, newest first."""
+        rows = self._database.execute(
+            "SELECT context FROM round WHERE adapter_version > 0 ORDER BY begun_at DESC"
+        )
+        return [context for (context,) in rows]
+
+    def add_version(self, digest: bytes, number: int, checked: str) -> None:
+        """A version was accepted: `checked` says by what; its files' hashes are right."""
+        self._write(
+            "INSERT INTO version VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (digest) DO UPDATE SET checked = excluded.checked",
+            digest, number, time.time(), checked,
+        )  # fmt: skip
+
+    def checked(self, digest: bytes) -> str | None:
+        """By what a version was accepted, None for one that was not."""
+        row = self._one("SELECT checked FROM version WHERE digest = ?", digest)
+        return None if row is None else str(row[0])
 
     def add_evaluation(self, digest: bytes, figures: Mapping[str, float]) -> None:
         """Figures on this tenant's own held-out text."""
@@ -139,8 +195,9 @@ def read_report(path: Path) -> dict[str, list[dict[str, object]]]:
 
 _REPORT = {
     "rounds": "SELECT number, lower(hex(context)) AS context, state, reason, adapter_version, "
-    "begun_at, ended_at FROM round ORDER BY begun_at",
-    "versions": "SELECT v.number, lower(hex(v.digest)) AS digest, v.fetched_at, e.name, e.value "
+    "begun_at, ended_at, lower(hex(sum_root)) AS sum_root FROM round ORDER BY begun_at",
+    "versions": "SELECT v.number, lower(hex(v.digest)) AS digest, v.fetched_at, v.checked, "
+    "e.name, e.value "
     "FROM version v LEFT JOIN evaluation e ON e.digest = v.digest ORDER BY v.number, e.name",
     "audit": "SELECT * FROM (SELECT * FROM audit ORDER BY id DESC LIMIT 200) ORDER BY id",
 }
@@ -158,6 +215,9 @@ def _open(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, isolation_level=None, timeout=5)
         database.execute("PRAGMA journal_mode = WAL")
         (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 1:
+            database.executescript(f"BEGIN EXCLUSIVE; {_FROM_1} PRAGMA user_version = 2; COMMIT")
+            version = 2
         if version == 0:
             database.executescript(
                 f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT"

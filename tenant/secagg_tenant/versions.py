@@ -46,28 +46,39 @@ class VersionFiles:
             ModelVersion(number, Manifest.decode(data), folder) if sha256(data) == digest else None
         )
 
-    async def fetch(
+    async def manifest(
         self, caller: Caller, service: ModelServiceAsyncStub, number: int, digest: bytes
-    ) -> ModelVersion:
-        """Version `number`, which must have the manifest digest `digest`.
+    ) -> Manifest:
+        """The manifest with this digest: at hand, or version `number`'s at the coordinator.
 
         Raises:
             PolicyRefused: the coordinator's version has another digest.
-            ProtocolError: a file is not what the manifest says.
         """
         if (known := self.at_hand(digest, number)) is not None:
-            return known
+            return known.manifest
         answer = await caller.call(service.GetVersion, pb.GetVersionRequest(version=number))
         if sha256(answer.manifest) != digest:
             raise PolicyRefused(
                 "model_digest", f"version {number} is not the model that the plan names"
             )
-        manifest, folder = Manifest.decode(answer.manifest), self._folder(digest)
+        return Manifest.decode(answer.manifest)
+
+    async def fetch(
+        self, caller: Caller, service: ModelServiceAsyncStub, number: int, manifest: Manifest
+    ) -> ModelVersion:
+        """The files of version `number`, as its manifest has them.
+
+        Raises:
+            ProtocolError: a file is not what the manifest says.
+        """
+        if (known := self.at_hand(manifest.digest, number)) is not None:
+            return known
+        folder = self._folder(manifest.digest)
         folder.mkdir(parents=True, exist_ok=True)
         for entry in manifest.files:
             await _fetch_file(caller, service, number, entry, folder / entry.name)
         # The manifest comes last: where it stands, everything stands.
-        _write_durably(folder / _MANIFEST, answer.manifest)
+        _write_durably(folder / _MANIFEST, manifest.encode())
         return ModelVersion(number, manifest, folder)
 
     def _folder(self, digest: bytes) -> Path:

@@ -191,7 +191,12 @@ def fetcher(running: Federation, tmp_path: Path) -> Any:
     caller = Caller("the coordinator", back_off=BackOff(0.01, 0.1))
     service = model_service(running.channel("ada"))
     files = VersionFiles(tmp_path / "versions")
-    return files, lambda number, digest: files.fetch(caller, service, number, digest)
+
+    async def fetch(number: int, digest: bytes) -> Any:
+        manifest = await files.manifest(caller, service, number, digest)
+        return await files.fetch(caller, service, number, manifest)
+
+    return files, fetch
 
 
 def test_a_version_is_fetched_in_pieces_and_kept(enrolled: Enrolled, tmp_path: Path) -> None:
