@@ -30,16 +30,17 @@ JOBS ?= 2
 # `pip install -e .[fuzz]` brings atheris, with which inputs are bred by coverage.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
-# Options of benchmarks/side_by_side.py, such as --turns 3 or --case 10:1e6. Peers to run beside ours
-# come as lines NAME=COMMAND in the environment variable SECAGG_BENCH_PEERS (see the script).
+# Options of `python -m benchmarks`, such as --quick, --full, --record or --case 10:1e6, and of
+# `python -m benchmarks.scale`.
 BENCH_FLAGS ?=
+SCALE_FLAGS ?=
 # PyTorch starts one thread per core in every process; the tenants share the cores already.
 export OMP_NUM_THREADS ?= 1
 
 BIN = .venv/bin
 READY = .venv/.installed
 
-.PHONY: help .venv demo test test-slow vectors fuzz lint format types contracts wheel bench protos clean distclean
+.PHONY: help .venv demo test test-slow vectors fuzz lint format types contracts wheel bench bench-scale protos clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z.][a-z.-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -95,8 +96,11 @@ contracts: $(READY) ## who may import whom, and the other architecture tests, on
 wheel: $(READY) ## dist/*.whl, tried in an environment of its own with the base dependencies
 	@$(BIN)/python .ci/check_wheel.py
 
-bench: $(READY) ## what rounds cost, beside other systems where given; tables in build/bench
-	@$(BIN)/python benchmarks/side_by_side.py $(BENCH_FLAGS)
+bench: $(READY) ## ours, Flower, NVFLARE and the machine's limits; tables and plots in build/bench
+	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
+bench-scale: $(READY) ## a thousand tenants in one process, and a hundred million values
+	@$(BIN)/python -m benchmarks.scale $(SCALE_FLAGS)
 
 protos: ## regenerate the committed protobuf code, in an environment of its own
 	@protos/generate.sh

@@ -76,12 +76,17 @@ class Measured:
 
     plan: RoundPlan
     tenants: tuple[TenantCost, ...]
-    all_tenants_cpu_s: float
+    all_tenants_cpu_by_step_s: dict[Step, float]
     coordinator_cpu_by_step_s: dict[Step, float]
     coordinator_shamir_s: float
     coordinator_peak_rss_mb: float
     exact: bool
     opened_sum_sha256: str
+
+    @property
+    def all_tenants_cpu_s(self) -> float:
+        """Over all steps."""
+        return sum(self.all_tenants_cpu_by_step_s.values())
 
     @property
     def coordinator_cpu_s(self) -> float:
@@ -167,7 +172,7 @@ def _run(
     return Measured(
         plan=conversation.plan,
         tenants=tuple(costs[index] for index in measured_tenants(workload)),
-        all_tenants_cpu_s=_all_tenants_cpu_s(workload, costs),
+        all_tenants_cpu_by_step_s=_all_tenants(workload, costs, seating),
         coordinator_cpu_by_step_s=conversation.cpu_by_step_s,
         coordinator_shamir_s=conversation.shamir_s,
         coordinator_peak_rss_mb=peak,
@@ -176,16 +181,18 @@ def _run(
     )
 
 
-def _all_tenants_cpu_s(workload: Workload, costs: dict[int, TenantCost]) -> float:
-    """All of them; above 64 tenants what the measured ones took, scaled to the cohort."""
-    if workload.tenants <= PROCESSES:
-        return sum(cost.cpu_s for cost in costs.values())
+def _all_tenants(
+    workload: Workload, costs: dict[int, TenantCost], seating: Seating
+) -> dict[Step, float]:
+    """All of them by step; if there is a crowd, what the others took, scaled to the cohort."""
+    if seating is not _in_processes or workload.tenants <= PROCESSES:
+        return {step: sum(cost.cpu_by_step_s[step] for cost in costs.values()) for step in Step}
     sample = [costs[index] for index in measured_tenants(workload)]
-    until_silent = statistics.mean(
-        sum(cost.cpu_by_step_s[step] for step in _BEFORE_THE_UPLOAD) for cost in sample
-    )
-    whole = statistics.mean(cost.cpu_s for cost in sample)
-    return len(workload.survivors) * whole + workload.silent * until_silent
+    return {
+        step: statistics.mean(cost.cpu_by_step_s[step] for cost in sample)
+        * (workload.tenants if step in _BEFORE_THE_UPLOAD else len(workload.survivors))
+        for step in Step
+    }
 
 
 class _Guest:
