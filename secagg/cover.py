@@ -18,11 +18,12 @@ def minimum_cover(
     candidates = sorted({index for pair in pairs for index in pair}, key=weight, reverse=True)
     if len(candidates) > _EXACT_COVER:
         return _greedy_cover(set(pairs), weight)
-    for size in range(len(candidates) + 1):
-        for chosen in combinations(candidates, size):
-            if all(dealer in chosen or holder in chosen for dealer, holder in pairs):
-                return set(chosen)
-    return set(candidates)
+    return next(
+        set(chosen)
+        for size in range(len(candidates) + 1)
+        for chosen in combinations(candidates, size)
+        if all(dealer in chosen or holder in chosen for dealer, holder in pairs)
+    )
 
 
 def _greedy_cover(
