@@ -194,6 +194,47 @@ def test_f_complainants_about_everybody_cost_f_places() -> None:
     assert survivors(network) == ("t000", "t002", "t003", "t005", "t006")
 
 
+class FallsSilent(SimulatedTenant):
+    """Acknowledges, and is not heard of again."""
+
+    def submit(self) -> list[bytes]:
+        return []
+
+
+COSTING_ONE_PLACE = (
+    ComplainsAboutAll, UploadsUnderAnotherView, CommitsToAnotherRoot,
+    AcknowledgesAnotherU1, FallsSilent,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COSTING_ONE_PLACE)
+@pytest.mark.parametrize("n", [7, 10])
+def test_f_deviating_tenants_cost_f_places_and_not_the_round(
+    kind: type[SimulatedTenant], n: int
+) -> None:
+    """With the default sizes the n - f others are enough, whoever they are."""
+    plan = cohort(n).plan(2)
+    f = plan.max_colluders
+    for first in (0, n // 2, n - f):
+        guilty = {plan.cohort[index]: kind for index in range(first, first + f)}
+        assert set(survivors(run(guilty, plan))) == set(plan.cohort) - set(guilty)
+
+
+def test_colluders_that_complain_about_one_honest_tenant_cost_its_place_and_no_other() -> None:
+    """C11: two complaints about one outweigh it, although it is honest; the round goes on."""
+    plan = cohort(10).plan(2)
+    network = run(dict.fromkeys(("t007", "t008", "t009"), ComplainsAboutOne), plan)
+    assert set(plan.cohort) - set(survivors(network)) == {"t003"}
+
+
+def test_f_tenants_that_deviate_each_in_its_own_way_cost_f_places() -> None:
+    plan = cohort(13).plan(2)
+    kinds = [ComplainsAboutAll, UploadsUnderAnotherView, FallsSilent, AcknowledgesAnotherU1]
+    assert plan.max_colluders == len(kinds)
+    guilty = dict(zip(plan.cohort[4:], kinds, strict=False))
+    assert set(survivors(run(guilty, plan))) == set(plan.cohort) - set(guilty)
+
+
 def test_a_complaint_and_then_silence_ends_a_small_round_as_documented() -> None:
     """The residual: one malicious tenant can cost an honest one its place, and then leave."""
     network = make_round(
