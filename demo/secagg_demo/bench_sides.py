@@ -7,17 +7,22 @@ What a tenant leaves out for that is said at its class. Messages, checks and ari
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 from secagg.identity import Identity, Roster
 from secagg.participant import Participant
+from secagg.participant_steps import Agreed, State, Uploaded
 from secagg.plan import RoundPlan
 from secagg.policy import Policy
 from secagg.secret import SealKey
 from secagg_demo.bench_parties import TenantSide
 from secagg_demo.bench_shamir import shamir_cpu_s
 from secagg_demo.bench_workload import Workload
+
+StateT = TypeVar("StateT", bound=State)
+# Parts of a state that are equal for all honest tenants: U1, the dealers' bodies, U2, U3.
+_COMMON = frozenset({"directory", "bodies", "agreed", "survivors"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,20 @@ class LeanTenant(Tenant):
 
     Its ledger has no sealed states. Once its upload has left it is restored from its own exported
     state, as after a restart: the input, the keys and the digests of verified signatures are gone.
+    What it has decoded and checked by itself and is the same for all of them, is kept once.
     """
+
+    _standing: ClassVar[dict[str, object]] = {}
 
     def __init__(self, workload: Workload, index: int, identity: Identity, roster: Roster) -> None:
         super().__init__(workload, index, identity, roster)
         self._seal_key = None
+
+    def hear(self, event: bytes) -> list[bytes]:
+        """See `TenantSide`."""
+        requests = super().hear(event)
+        self._keep_once()
+        return requests
 
     def finish(self) -> list[bytes]:
         """See `TenantSide`."""
@@ -94,7 +108,24 @@ class LeanTenant(Tenant):
             policy=self._policy(self._here.plan),
             ledger=self._ledger,
         )
+        self._keep_once()
         return requests
+
+    def _keep_once(self) -> None:
+        if self._here._state is not None:
+            self._here._state = self._with_shared_parts(self._here._state)
+
+    def _with_shared_parts(self, state: StateT) -> StateT:
+        changes: dict[str, Any] = {}
+        for each in fields(state):
+            value = getattr(state, each.name)
+            if isinstance(value, Uploaded):
+                changes[each.name] = self._with_shared_parts(value)
+            elif each.name in _COMMON and not isinstance(value, Agreed):
+                standing = self._standing.get(each.name)
+                changes[each.name] = standing if standing == value else value
+                self._standing[each.name] = changes[each.name]
+        return replace(state, **changes) if changes else state
 
 
 class CrowdTenant(LeanTenant):
