@@ -79,7 +79,7 @@ class Peer:
             FailedError: its harness failed.
         """
         command = [
-            str(self.python), str(HARNESSES / _HARNESS[self.name]), "--reps", "1",
+            str(self.python), "-E", str(HARNESSES / _HARNESS[self.name]), "--reps", "1",
             "--n", str(case.tenants), "--d", str(case.length), "--dropout", str(case.dropout),
         ]  # fmt: skip
         return run_json(command)
@@ -107,9 +107,7 @@ def run_json(command: Sequence[str]) -> Facts:
     Raises:
         FailedError: it failed, or took more than an hour.
     """
-    # A folder on the path would reach into the peers' environments.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
     with _group(command, environment) as process:
         try:
             output, errors = process.communicate(timeout=_PATIENCE_S)
