@@ -42,9 +42,12 @@ def test_the_largest_tensors_are_accepted() -> None:
     assert TensorSpec("a", (1,) * 8).size == 1
 
 
-def test_a_layout_has_at_least_one_tensor_and_at_most_its_limit() -> None:
+def test_a_layout_has_a_tensor() -> None:
     with pytest.raises(ConfigError, match="0 tensors"):
         Layout(())
+
+
+def test_a_layout_has_no_more_tensors_than_its_limit() -> None:
     many = tuple(TensorSpec(str(number), (1,)) for number in range((1 << 16) + 1))
     assert Layout(many[:-1]).size == 1 << 16
     with pytest.raises(ConfigError, match="65537 tensors"):
@@ -102,3 +105,5 @@ def test_an_explanation_names_five_tensors_of_a_kind() -> None:
     assert explain_difference(many, other) == (
         "missing ['a0', 'a1', 'a2', 'a3', 'a4']; unexpected ['b0', 'b1', 'b2', 'b3', 'b4']"
     )
+    named = [part.partition(":")[0] for part in explain_difference(many, wide).split("; ")]
+    assert named == ["a0", "a1", "a2", "a3", "a4"]

@@ -1,0 +1,390 @@
+"""What a host may call and when: a call out of its place is a clear error and changes nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from secagg.aggregator import Aggregator
+from secagg.checks import Setting
+from secagg.errors import (
+    ConfigError,
+    MalformedMessage,
+    PolicyRefused,
+    ProtocolError,
+    RoundAborted,
+    Step,
+    UsageError,
+)
+from secagg.identity import Identity, Roster
+from secagg.ledger import MemoryLedger
+from secagg.messages import KeyDirectory, Signed
+from secagg.outputs import Aborted, Excluded
+from secagg.participant import Participant
+from secagg.plan import RoundPlan
+from secagg.records import encode
+from secagg.secret import SealKey
+from secagg.spool import MemorySpool
+from secagg.testing import Cohort, SteppedNetwork, cohort, make_round, make_tenants, policy_for
+from secagg.testing.randomness import SeededRandomness
+
+MEMBERS = cohort(4)
+PLAN = MEMBERS.plan(8, max_weight=10)
+VECTOR = np.linspace(-1, 1, 8, dtype=np.float32)
+KEY = SealKey(bytes(range(32)))
+
+
+def a_participant(plan: RoundPlan = PLAN) -> Participant:
+    return Participant(
+        plan, identity=MEMBERS.identities[0], roster=MEMBERS.roster, policy=policy_for(plan),
+        ledger=MemoryLedger(), randomness=SeededRandomness("calls"),
+    )  # fmt: skip
+
+
+def network() -> SteppedNetwork:
+    tenants = make_tenants(MEMBERS, PLAN)
+    return SteppedNetwork(Aggregator(PLAN, MEMBERS.roster, spool=MemorySpool()), tenants.values())
+
+
+def run_until(rounds: SteppedNetwork, label: str) -> SteppedNetwork:
+    """Deliver in order until a message of this kind waits."""
+    rounds.begin()
+    while not any(envelope.label == label for envelope in rounds.waiting):
+        rounds.deliver(0)
+    return rounds
+
+
+def ready() -> Participant:
+    """A participant that waits for its input."""
+    rounds = network()
+    for tenant in rounds.tenants.values():
+        tenant.submit = list  # type: ignore[method-assign]
+    rounds.begin()
+    while not rounds.tenants["t000"].ready:
+        rounds.deliver(0)
+    return rounds.tenants["t000"].running
+
+
+# ------------------------------------------------------------------ a participant's host
+
+
+def test_nothing_but_start_is_possible_before_start() -> None:
+    fresh = a_participant()
+    assert fresh.step is Step.ADVERTISE_KEYS
+    assert not fresh.ready
+    for call in (
+        lambda: fresh.receive(b""),
+        lambda: fresh.submit(VECTOR),
+        lambda: next(fresh.upload()),
+        fresh.finish_upload,
+        lambda: fresh.export(KEY),
+    ):
+        with pytest.raises(UsageError, match=r"call start\(\) first|no state before"):
+            call()
+
+
+def test_a_participant_starts_once_and_not_after_it_left() -> None:
+    fresh = a_participant()
+    fresh.start()
+    with pytest.raises(UsageError, match="started before"):
+        fresh.start()
+    left = a_participant()
+    left.abort("not today")
+    with pytest.raises(UsageError, match="started before"):
+        left.start()
+
+
+def test_a_printed_participant_names_itself_its_round_and_its_state() -> None:
+    fresh = a_participant()
+    assert repr(fresh) == "Participant('t000', round 1, not started)"
+    fresh.start()
+    assert repr(fresh) == "Participant('t000', round 1, Advertised)"
+
+
+def test_a_message_for_the_aggregator_is_refused_by_a_participant() -> None:
+    fresh = a_participant()
+    outputs = fresh.start()
+    with pytest.raises(MalformedMessage, match="not for participants"):
+        fresh.receive(outputs[-1].message)  # type: ignore[union-attr]
+
+
+def test_an_input_is_submitted_after_the_agreed_view_and_uploaded_after_that() -> None:
+    fresh = a_participant()
+    fresh.start()
+    with pytest.raises(UsageError, match="after the agreed view"):
+        fresh.submit(VECTOR)
+    running = ready()
+    with pytest.raises(UsageError, match=r"upload\(\) comes after submit"):
+        next(running.upload())
+    with pytest.raises(UsageError, match=r"finish_upload\(\) comes after"):
+        running.finish_upload()
+    with pytest.raises(UsageError, match="nothing has been submitted"):
+        running.encoded_levels()
+    with pytest.raises(UsageError, match="nothing has been submitted"):
+        _ = running.saturated
+
+
+@pytest.mark.parametrize(
+    ("vector", "weight", "cause"),
+    [
+        (VECTOR.reshape(2, 4), 1, "flat float32 or float64"),
+        (VECTOR.astype(np.float16), 1, "flat float32 or float64"),
+        (np.zeros(8, np.int64), 1, "flat float32 or float64"),
+        (VECTOR[:7], 1, "7 values and the layout 8"),
+        (VECTOR, 0, "outside 1 to 10"),
+        (VECTOR, 11, "outside 1 to 10"),
+        (np.full(8, np.nan, np.float32), 1, "finite"),
+        (np.full(8, np.inf), 1, "finite"),
+    ],
+)
+def test_an_input_that_does_not_fit_the_plan_is_refused_and_not_spent(
+    vector: np.ndarray, weight: int, cause: str
+) -> None:
+    running = ready()
+    with pytest.raises(UsageError, match=cause):
+        running.submit(vector, weight)
+    assert running.ready
+    running.submit(VECTOR, 10)
+
+
+def test_an_upload_has_no_offset_beyond_its_size_and_none_after_its_end() -> None:
+    running = ready()
+    running.submit(VECTOR)
+    for offset in (-1, running.upload_size + 1):
+        with pytest.raises(UsageError, match="has no offset"):
+            next(running.upload(offset))
+    whole = b"".join(running.upload())
+    assert len(whole) == running.upload_size
+    assert list(running.upload(running.upload_size)) == []
+    for offset in range(running.upload_size):
+        assert b"".join(running.upload(offset)) == whole[offset:]
+    running.finish_upload()
+    with pytest.raises(UsageError, match=r"before finish_upload"):
+        next(running.upload())
+
+
+def test_the_end_of_an_upload_may_be_asked_for_again() -> None:
+    running = ready()
+    running.submit(VECTOR)
+    assert list(running.upload())
+    first = running.finish_upload()
+    assert running.finish_upload() == first[-1:]
+    with pytest.raises(UsageError, match="after the agreed view"):
+        running.submit(VECTOR)
+
+
+def test_an_uploads_masks_are_gone_once_it_is_committed_and_its_levels_are_not() -> None:
+    running = ready()
+    running.submit(VECTOR * 2, 10)
+    assert list(running.upload())
+    running.finish_upload()
+    upload = running._upload
+    assert upload is not None
+    with pytest.raises(UsageError, match="masks are gone"):
+        upload.leaf(0)
+    assert len(running.encoded_levels()) == 8
+
+
+def test_saturation_and_residual_are_what_the_clip_and_the_rounding_took() -> None:
+    running = ready()
+    running.submit(VECTOR * 2, 5)
+    scale = running.plan.quantiser.scale
+    levels = running.encoded_levels()
+    assert np.abs(levels * scale - VECTOR.astype(np.float64)).max() < scale
+    assert running.saturated == 0
+    residual = np.empty(8, np.float32)
+    running.write_residual(residual)
+    np.testing.assert_allclose(residual, VECTOR - levels * scale, atol=1e-6)
+    wide = ready()
+    wide.submit(VECTOR * 4, 5)
+    assert wide.saturated == np.count_nonzero(np.abs(VECTOR * 2) > 1)
+
+
+def test_a_participant_leaves_once() -> None:
+    for wanted in ("abort", "on_deadline"):
+        fresh = a_participant()
+        fresh.start()
+        [aborted] = fresh.abort("stop") if wanted == "abort" else fresh.on_deadline()
+        assert isinstance(aborted, Aborted)
+        assert isinstance(aborted.error, RoundAborted)
+        assert aborted.error.step is Step.ADVERTISE_KEYS
+        assert fresh.abort("again") == []
+        assert fresh.on_deadline() == []
+        with pytest.raises(UsageError, match="the round is over for this participant"):
+            fresh.submit(VECTOR)
+        with pytest.raises(ProtocolError, match="the round is over for this participant"):
+            fresh.receive(encode(KeyDirectory(())))
+
+
+def test_a_participant_that_left_before_it_started_has_said_nothing() -> None:
+    fresh = a_participant()
+    fresh.abort("stop")
+    with pytest.raises(ProtocolError, match="over for this participant"):
+        fresh.receive(encode(KeyDirectory(())))
+    with pytest.raises(UsageError, match="no state before"):
+        fresh.export(KEY)
+
+
+def test_a_message_out_of_its_step_names_both() -> None:
+    fresh = a_participant()
+    fresh.start()
+    rounds = run_until(network(), "survivor_set")
+    survivors = next(one for one in rounds.waiting if one.label == "survivor_set")
+    with pytest.raises(ProtocolError, match="SurvivorSet does not belong in advertise_keys"):
+        fresh.receive(survivors.data)
+
+
+def test_a_plan_of_another_roster_cohort_or_key_is_not_joined() -> None:
+    other = cohort(4, seed=1)
+    with pytest.raises(PolicyRefused) as refused:
+        Participant(
+            PLAN, identity=other.identities[0], roster=other.roster, policy=policy_for(PLAN),
+            ledger=MemoryLedger(),
+        )  # fmt: skip
+    assert refused.value.clause == "roster_digest"
+    stranger = Identity.generate("t099", SeededRandomness("stranger"))
+    with pytest.raises(PolicyRefused) as refused:
+        Participant(
+            PLAN, identity=stranger, roster=MEMBERS.roster, policy=policy_for(PLAN),
+            ledger=MemoryLedger(),
+        )  # fmt: skip
+    assert refused.value.clause == "cohort"
+    with pytest.raises(ConfigError, match="another public key for 't000'"):
+        Participant(
+            PLAN, identity=other.identities[0], roster=MEMBERS.roster, policy=policy_for(PLAN),
+            ledger=MemoryLedger(),
+        )  # fmt: skip
+
+
+def test_a_plan_is_within_its_roster_cohort_and_committee() -> None:
+    """C38."""
+    Setting(PLAN, MEMBERS.roster)
+    with pytest.raises(ConfigError, match="another roster"):
+        Setting(PLAN, cohort(4, seed=1).roster)
+    roster = Roster(MEMBERS.roster.members, committee=("t001", "t002"))
+    seated = Cohort(MEMBERS.identities, roster).plan(8)
+    Setting(seated, roster)
+    with pytest.raises(ConfigError, match="committee"):
+        Setting(replace(seated, committee=("t001",)), roster)
+    with pytest.raises(ConfigError, match=r"\['t003x'\] of the cohort"):
+        Setting(replace(PLAN, cohort=("t000", "t001", "t002", "t003x")), MEMBERS.roster)
+
+
+# ------------------------------------------------------------------ an aggregator's host
+
+
+def test_an_aggregator_starts_once_and_hears_nobody_before() -> None:
+    aggregator = Aggregator(PLAN, MEMBERS.roster, spool=MemorySpool())
+    message = a_participant().start()[-1].message  # type: ignore[union-attr]
+    with pytest.raises(ProtocolError, match="the round has not begun"):
+        aggregator.receive("t000", message, 0.0)
+    assert aggregator.on_deadline(1e9) == []
+    aggregator.start(0.0)
+    with pytest.raises(UsageError, match="started before"):
+        aggregator.start(0.0)
+    assert aggregator.receive("t000", message, 0.0) == []
+
+
+def test_an_operators_abort_ends_the_round_once() -> None:
+    rounds = run_until(network(), "key_directory")
+    aggregator = rounds.aggregator
+    [aborted] = aggregator.abort("maintenance")
+    assert isinstance(aborted, Aborted)
+    assert isinstance(aborted.error, RoundAborted)
+    assert (str(aborted.error), aborted.error.step) == ("share_keys: maintenance", Step.SHARE_KEYS)
+    assert aggregator.abort("again") == []
+    assert aggregator.deadline == float("inf")
+    assert aggregator.on_deadline(1e9) == []
+    assert aggregator.on_silence("t000", 1.0) == []
+    with pytest.raises(ProtocolError, match="the round is over"):
+        aggregator.receive("t000", encode(Signed("share_keys", 0, b"", bytes(64))), 2.0)
+
+
+def test_silence_of_a_tenant_costs_it_its_place_once() -> None:
+    rounds = run_until(network(), "key_directory")
+    aggregator = rounds.aggregator
+    assert aggregator.on_silence("nobody", 1.0) == []
+    [excluded] = aggregator.on_silence("t003", 1.0)
+    assert isinstance(excluded, Excluded)
+    assert (excluded.participant, excluded.step) == ("t003", Step.SHARE_KEYS)
+    assert aggregator.on_silence("t003", 1.0) == []
+    assert aggregator.waiting == ("t000", "t001", "t002")
+
+
+def test_a_deadline_closes_a_step_when_it_has_passed_and_not_before() -> None:
+    rounds = run_until(network(), "key_directory")
+    aggregator = rounds.aggregator
+    assert aggregator.on_deadline(aggregator.deadline - 1) == []
+    excluded = aggregator.on_deadline(aggregator.deadline)
+    assert [one.participant for one in excluded if isinstance(one, Excluded)] == list(PLAN.cohort)
+
+
+def test_upload_bytes_come_from_those_who_announced_them_and_in_order() -> None:
+    rounds = run_until(network(), "upload_chunk")
+    aggregator = rounds.aggregator
+    for absent in ("t099", "t001"):
+        with pytest.raises(ProtocolError, match="is announced and running"):
+            aggregator.absorb(absent, 0, b"x")
+    chunk = next(one for one in rounds.waiting if one.label == "upload_chunk")
+    with pytest.raises(ProtocolError, match="offset 3 given, 0 expected"):
+        aggregator.absorb(chunk.tenant, 3, b"x")
+    assert aggregator.committed(chunk.tenant) == 0
+    assert aggregator.absorb(chunk.tenant, 0, chunk.data) == len(chunk.data)
+    assert aggregator.committed(chunk.tenant) == len(chunk.data)
+    running = rounds.tenants[chunk.tenant].running
+    whole = b"".join(running.upload())
+    aggregator.absorb(chunk.tenant, len(chunk.data), whole[len(chunk.data) :])
+    assert aggregator.upload_root(chunk.tenant) == running.upload_root
+    with pytest.raises(MalformedMessage, match="longer than its header"):
+        aggregator.absorb(chunk.tenant, len(whole), b"x")
+
+
+class LosingSpool(MemorySpool):
+    """A disk that cannot be read when the bytes are wanted."""
+
+    def read(self, participant, sizes):  # type: ignore[no-untyped-def]
+        raise OSError("no such device")
+
+
+def test_a_spool_that_loses_an_upload_aborts_the_round() -> None:
+    """Part of the upload may be in the sum already."""
+    rounds = SteppedNetwork(
+        Aggregator(PLAN, MEMBERS.roster, spool=LosingSpool()), make_tenants(MEMBERS, PLAN).values()
+    )
+    run_until(rounds, "upload_commitment")
+    while rounds.error is None:
+        rounds.deliver(0)
+    assert isinstance(rounds.error, RoundAborted)
+    assert "the spool failed: no such device" in str(rounds.error)
+
+
+def test_disputes_of_earlier_rounds_are_kept_apart_from_their_source() -> None:
+    past = {"t001": 2}
+    aggregator = Aggregator(PLAN, MEMBERS.roster, spool=MemorySpool(), past_disputes=past)
+    aggregator.disputes["t001"] += 1
+    assert past == {"t001": 2}
+
+
+def test_the_view_is_empty_until_it_is_agreed() -> None:
+    rounds = network()
+    assert rounds.aggregator.view == b""
+    run_until(rounds, "agreed_view")
+    assert len(rounds.aggregator.view) == 32
+
+
+def test_an_answer_after_the_sum_was_opened_is_taken_for_nothing() -> None:
+    done = make_round(5)
+    done.run()
+    aggregator = done.aggregator
+    assert done.outcome.result is not None
+    stray = Signed("unmask", 0, b"", bytes(64))
+    assert aggregator.receive("t000", encode(stray), 1e6) == []
+
+
+def test_a_label_that_nobody_knows_is_refused() -> None:
+    aggregator = Aggregator(PLAN, MEMBERS.roster, spool=MemorySpool())
+    aggregator.start(0.0)
+    with pytest.raises(MalformedMessage, match="'gossip' is no message of a participant"):
+        aggregator.receive("t000", encode(Signed("gossip", 0, b"", bytes(64))), 0.0)
+    with pytest.raises(MalformedMessage, match="for participants"):
+        aggregator.receive("t000", encode(KeyDirectory(())), 0.0)
