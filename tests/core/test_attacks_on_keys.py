@@ -105,7 +105,8 @@ def test_malformed_kem_keys_are_refused_although_signed(how: str, field: str) ->
     c = Coalition().run_to(Step.ADVERTISE_KEYS)
     own = keys_of(c, COLLUDER)
     bad = c.sign(COLLUDER, replace(own, **{field: MALFORMED[how](getattr(own, field))}))
-    refused_by_all(c, directory_with(c, bad), "no ML-KEM-768 key")
+    which = "channel" if field == "channel_kem" else "mask"
+    refused_by_all(c, directory_with(c, bad), f"of the {which} key is no ML-KEM-768 key")
 
 
 def advertises(change: Callable[[AdvertiseKeys], AdvertiseKeys]) -> type[Rewriting]:
