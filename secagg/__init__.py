@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secagg.aggregator import Aggregator
-    from secagg.encoding import ErrorFeedback, Quantiser
+    from secagg.encoding import Quantiser
     from secagg.errors import (
         ConfigError,
         DeadlineExpired,
@@ -46,7 +46,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "secagg.aggregator": "Aggregator",
-    "secagg.encoding": "ErrorFeedback Quantiser",
+    "secagg.encoding": "Quantiser",
     "secagg.errors": (
         "ConfigError DeadlineExpired FaultyCoordinator FaultyParticipant "
         "FaultyParticipantOrCoordinator MalformedMessage PolicyRefused ProtocolError "
@@ -74,7 +74,6 @@ __all__ = [
     "Deadlines",
     "Dispatch",
     "Entry",
-    "ErrorFeedback",
     "Excluded",
     "FaultyCoordinator",
     "FaultyParticipant",

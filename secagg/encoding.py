@@ -4,8 +4,8 @@ A contribution is clip(factor * value, -C, C) / scale, rounded up or down at ran
 expectation is exact, then taken modulo 2^ring_bits in two's complement. The ring is wide enough
 for the sum of n such levels with guard bits to spare, so the sum never wraps and opens exactly.
 
-What quantising loses (rounding and clipping) a tenant can keep as `ErrorFeedback` and add to its
-next contribution: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019.
+What quantising loses (rounding and clipping) a tenant can take from `Participant.write_residual`
+and add to its next contribution: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019.
 
 Deliberately not here: clip and weights (the round plan has them), rotations, and DP noise.
 """
@@ -222,51 +222,3 @@ def from_ring(
     centred <<= np.uint64(spare)
     signed >>= spare
     return signed
-
-
-class ErrorFeedback:
-    """What earlier rounds' quantisers dropped, kept at the tenant and added to the next round.
-
-    One round, in the contribution's own unit (weight included):
-
-    1. `apply(delta, factor)` before the upload: factor * delta + residual is what is to be sent.
-    2. `update` for each chunk as it leaves, with the levels that leave.
-
-    So each chunk's residual is what that chunk's upload lost, whoever survives the round: a delta
-    that was dropped with its tenant is never added again as a whole. `update` reads nothing that
-    it writes, so a restart that recomputes a chunk writes the same residual, and a chunk that never
-    left keeps its old one. A host stores the new residual when the upload has ended: until then the
-    old one and the delta give the same contribution again.
-    """
-
-    __slots__ = ("residual",)
-
-    def __init__(self, residual: NDArray[np.float32]) -> None:
-        if residual.dtype != np.float32 or residual.ndim != 1:
-            raise UsageError("the residual is a flat float32 vector")
-        require_finite(residual)
-        self.residual = residual
-
-    @classmethod
-    def empty(cls, length: int) -> ErrorFeedback:
-        """No error yet."""
-        return cls(np.zeros(length, np.float32))
-
-    def apply(self, delta: Values, factor: float) -> None:
-        """Add residual / factor to `delta` in place, so that the factor gives the residual back."""
-        if delta.shape != self.residual.shape:
-            raise UsageError(f"the residual has {len(self.residual)} values, not {len(delta)}")
-        _require_share(factor)
-        if factor == 0:
-            raise UsageError("error feedback needs a factor above 0: a weight of 0 sends nothing")
-        for start in range(0, len(delta), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            delta[part] += self.residual[part] / np.float32(factor)
-
-    def update(
-        self, start: int, values: Values, factor: float, levels: Levels, quantiser: Quantiser
-    ) -> None:
-        """Set the residual of coordinates start.. to factor * values - scale * levels."""
-        sent = levels * quantiser.scale
-        np.subtract(np.multiply(values, factor, dtype=np.float64), sent, out=sent)
-        self.residual[start : start + len(values)] = sent

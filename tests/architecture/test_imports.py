@@ -18,7 +18,6 @@ PUBLIC_NAMES: tuple[str, ...] = (
     "Deadlines",
     "Dispatch",
     "Entry",
-    "ErrorFeedback",
     "Excluded",
     "FaultyCoordinator",
     "FaultyParticipant",

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from secagg.encoding import (
-    ErrorFeedback,
     Quantiser,
     Room,
     RoundingStream,
@@ -220,71 +219,6 @@ def test_a_restart_rounds_every_chunk_as_before() -> None:
 def test_a_chunk_has_at_most_131072_rounding_words() -> None:
     with pytest.raises(UsageError):
         RoundingStream(SEED, CONTEXT, 0).words(0, 131_073)
-
-
-def upload(
-    feedback: ErrorFeedback, delta: NDArray[np.float32], factor: float, label: str, chunk: int = 30
-) -> NDArray[np.float64]:
-    """What a round sends of `delta`, decoded; the residual is updated chunk by chunk."""
-    quantiser = Quantiser(0.05, 4)
-    feedback.apply(delta, factor)
-    sent = np.empty(len(delta))
-    for start in range(0, len(delta), chunk):
-        part = delta[start : start + chunk]
-        levels = quantiser.levels(part, factor, uniform(len(part), f"{label} {start}"))
-        feedback.update(start, part, factor, levels, quantiser)
-        sent[start : start + chunk] = quantiser.decode(levels.astype(np.int64))
-    return sent
-
-
-def test_error_feedback_telescopes_to_the_sum_of_the_contributions() -> None:
-    length, feedback = 100, ErrorFeedback.empty(100)
-    wanted, sent = np.zeros(length), np.zeros(length)
-    for number in range(50):
-        delta = (0.02 * np.sin(np.arange(length) + number)).astype(np.float32)
-        factor = (1 + number % 3) / 4
-        wanted += factor * delta.astype(np.float64)
-        sent += upload(feedback, delta, factor, f"round {number}")
-        assert np.abs(wanted - sent - feedback.residual).max() < 1e-6
-    assert np.abs(feedback.residual).max() < 0.05
-
-
-def test_without_feedback_a_small_drift_is_lost_in_the_clip_and_with_it_arrives_later() -> None:
-    feedback = ErrorFeedback.empty(1)
-    first = upload(feedback, np.array([0.12], np.float32), 1.0, "first")
-    assert first.tolist() == [0.05]
-    later = [upload(feedback, np.zeros(1, np.float32), 1.0, f"later {n}")[0] for n in range(2)]
-    assert first[0] + sum(later) + feedback.residual[0] == pytest.approx(0.12, abs=1e-6)
-
-
-def test_a_delta_that_was_dropped_is_not_added_again() -> None:
-    feedback = ErrorFeedback.empty(4)
-    delta = np.array([0.01, -0.02, 0.03, 0.04], np.float32)
-    upload(feedback, delta, 1.0, "dropped")  # whatever became of this round
-    assert np.abs(feedback.residual).max() <= Quantiser(0.05, 4).scale * (1 + 1e-6)
-
-
-def test_updating_a_chunk_twice_changes_nothing() -> None:
-    quantiser, feedback = Quantiser(1.0, 8), ErrorFeedback.empty(6)
-    values = np.linspace(-1, 1, 3, dtype=np.float32)
-    levels = quantiser.levels(values, 0.5, uniform(3))
-    feedback.update(2, values, 0.5, levels, quantiser)
-    once = feedback.residual.copy()
-    feedback.update(2, values, 0.5, levels, quantiser)
-    assert np.array_equal(feedback.residual, once)
-    assert once[[0, 1, 5]].tolist() == [0, 0, 0]
-
-
-def test_feedback_that_cannot_work_is_refused() -> None:
-    feedback = ErrorFeedback.empty(3)
-    with pytest.raises(UsageError):
-        feedback.apply(np.zeros(3, np.float32), 0.0)
-    with pytest.raises(UsageError):
-        feedback.apply(np.zeros(4, np.float32), 1.0)
-    with pytest.raises(UsageError):
-        ErrorFeedback(np.full(3, np.nan, np.float32))
-    with pytest.raises(UsageError):
-        ErrorFeedback(np.zeros(3, np.float64))
 
 
 def test_room_that_is_used_again_changes_no_level() -> None:

@@ -2,14 +2,20 @@
 
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from secagg.aggregator import Aggregator
 from secagg.errors import StaleState, UsageError
+from secagg.masking import Masking
 from secagg.participant import Participant
+from secagg.scheme import ProtectionSecrets
+from secagg.secret import RoundingSeed, SelfMaskSeed
 from secagg.spool import MemorySpool
 from secagg.testing import SteppedNetwork, cohort, make_tenants
+from secagg.upload import Upload
 
+NO_MASKS = ProtectionSecrets(SelfMaskSeed(bytes(32)), ())
 LENGTH = 1_200_000  # nineteen leaves: more than are made and recorded at once
 
 
@@ -45,3 +51,21 @@ def test_nothing_of_an_upload_leaves_after_its_round_was_left() -> None:
         next(pieces)
     with pytest.raises(UsageError, match="the round is over"):
         next(participant.upload())
+
+
+def test_residuals_telescope_to_the_sum_of_the_contributions() -> None:
+    """What quantising drops in one round and is added in the next one is not lost, only late."""
+    plan = cohort(4).plan(100, clip=0.05, value_bits=4, max_weight=4)
+    wanted, sent = np.zeros(100), np.zeros(100)
+    residual = np.zeros(100, np.float32)
+    for number in range(30):
+        weight = 1 + number % 4
+        delta = (0.02 * np.sin(np.arange(100) + number)).astype(np.float32)
+        wanted += delta.astype(np.float64) * weight / 4
+        delta += residual * np.float32(4 / weight)
+        rounding = RoundingSeed(number.to_bytes(32))
+        upload = Upload(plan, delta, weight, rounding, Masking().protector(plan, 0, NO_MASKS))
+        upload.write_residual(residual)
+        sent += plan.quantiser.decode(upload.encoded_levels())
+        assert np.abs(wanted - sent - residual).max() < 1e-6
+    assert np.abs(residual).max() < 0.05
