@@ -66,10 +66,6 @@ class Writer:
         """One byte."""
         return self._integer(value, 1)
 
-    def u16(self, value: int) -> Self:
-        """Two bytes."""
-        return self._integer(value, 2)
-
     def u32(self, value: int) -> Self:
         """Four bytes."""
         return self._integer(value, 4)
@@ -77,10 +73,6 @@ class Writer:
     def u64(self, value: int) -> Self:
         """Eight bytes."""
         return self._integer(value, 8)
-
-    def flag(self, value: bool) -> Self:
-        """One byte, 0 or 1."""
-        return self.u8(int(value))
 
     def f64(self, value: float) -> Self:
         """IEEE-754 binary64; finite, and never -0.0."""
@@ -141,10 +133,6 @@ class Reader:
         """One byte."""
         return self._take(1)[0]
 
-    def u16(self) -> int:
-        """Two bytes."""
-        return int.from_bytes(self._take(2))
-
     def u32(self) -> int:
         """Four bytes."""
         return int.from_bytes(self._take(4))
@@ -152,13 +140,6 @@ class Reader:
     def u64(self) -> int:
         """Eight bytes."""
         return int.from_bytes(self._take(8))
-
-    def flag(self) -> bool:
-        """One byte, 0 or 1."""
-        value = self.u8()
-        if value > 1:
-            raise self.error("a flag is 0 or 1")
-        return value == 1
 
     def f64(self) -> float:
         """A finite binary64 that is not -0.0."""

@@ -352,14 +352,13 @@ def decode_message(data: bytes) -> Message:
 
 def downlink_step(message: Downlink) -> Step:
     """The step that this downlink message ends."""
-    match message:
-        case KeyDirectory():
-            return Step.ADVERTISE_KEYS
-        case ShareDelivery():
-            return Step.SHARE_KEYS
-        case AgreedView():
-            return Step.ACKNOWLEDGE
-        case SurvivorSet():
-            return Step.MASKED_INPUT
-        case Quorum():
-            return Step.CONSISTENCY_CHECK
+    return _ENDS[type(message)]
+
+
+_ENDS: dict[type[Downlink], Step] = {
+    KeyDirectory: Step.ADVERTISE_KEYS,
+    ShareDelivery: Step.SHARE_KEYS,
+    AgreedView: Step.ACKNOWLEDGE,
+    SurvivorSet: Step.MASKED_INPUT,
+    Quorum: Step.CONSISTENCY_CHECK,
+}

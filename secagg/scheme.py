@@ -203,6 +203,4 @@ def scheme_of(plan: RoundPlan) -> Scheme:
     """The scheme that the plan names."""
     from secagg.masking import Masking
 
-    match plan.scheme:
-        case "masking":
-            return Masking()
+    return {"masking": Masking}[plan.scheme]()

@@ -27,6 +27,7 @@ from secagg.errors import ConfigError, UsageError
 from secagg.ledger import Entry, check_entry, check_join, check_leaves, check_spent
 from secagg.secret import Randomness, SealKey
 
+_POSIX = os.name == "posix"
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE account (
@@ -236,7 +237,7 @@ class RoundKeyFiles:
         return self._directory / f"{context.hex()}.key"
 
     def _sync(self) -> None:
-        if os.name == "posix":
+        if _POSIX:
             _synchronise_and_close(os.open(self._directory, os.O_RDONLY))
 
 
@@ -283,7 +284,7 @@ def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
         path.chmod(0o600)
-        if os.name != "posix":
+        if not _POSIX:
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")

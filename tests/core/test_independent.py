@@ -73,7 +73,7 @@ def keys_of(suite: str, seeds: dict[str, dict[str, str]]) -> dict[int, other.Key
 def canonical_write(fields: list[tuple[str, Any]]) -> str:
     import struct
 
-    sizes = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "flag": 1}
+    sizes = {"u8": 1, "u32": 4, "u64": 8}
     parts = []
     for kind, value in fields:
         if kind in sizes:
