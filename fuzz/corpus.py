@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from fuzz import targets
+from secagg.canonical import Writer
 from secagg.errors import PolicyRefused, Step, TooFewSurvivors
 from secagg.identity import sha256
 from secagg.layout import Layout, TensorSpec
 from secagg.messages import BODIES, Signed, decode_message
-from secagg.records import encode
+from secagg.records import decode, encode
+from secagg.transcript import Transcript
 from secagg_wire import codec
 from secagg_wire.enrol import create_keys, make_request
 from secagg_wire.key_files import Party
@@ -88,7 +90,7 @@ def record_seeds() -> Iterator[Seed]:
     for _, data in (*uplinks(), *downlinks()):
         _collect(found, decode_message(data))
     for name in (ROUND, "round-hybrid"):
-        _collect(found, rounds.decode(rounds.Transcript, rounds.ran(name).aggregator.transcript))
+        _collect(found, decode(Transcript, rounds.ran(name).aggregator.transcript))
         for part in rounds.parts_of(name):
             _collect(found, decode_message(part))
     for number, kind in enumerate(targets.RECORDS):
@@ -132,7 +134,7 @@ def vector_seeds() -> Iterator[Seed]:
         yield "public_keys", plain(case["case"]), bytes([hybrid]) + data
     layout = Layout((TensorSpec("a", (2, 3)), TensorSpec("Zoë", (), "bfloat16")))
     for name, one in (("two_tensors", layout), ("flat", Layout.flat(7))):
-        writer = targets.Writer()
+        writer = Writer()
         one.write(writer)
         yield "layout", name, writer.finish()
 

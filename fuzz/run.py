@@ -216,16 +216,19 @@ def with_hypothesis(name: str, seconds: float, folder: Path) -> None:
 
     from fuzz.corpus import FOLDER, REGRESSIONS
     from fuzz.targets import TARGETS
-    from secagg.testing.strategies import mutations
 
     target, count, until = TARGETS[name], 0, time.monotonic() + seconds
     files = [*sorted((FOLDER / name).glob("*")), *sorted((REGRESSIONS / name).glob("*"))]
     seeds = [file.read_bytes() for file in files] or [b"\0"]
-    inputs = st.sampled_from(seeds).flatmap(mutations) | st.binary(max_size=256)
+    change = st.tuples(st.integers(0, 5), st.integers(0, 1 << 16), st.binary(max_size=8))
+    changes = st.lists(change, min_size=1, max_size=4)
+    inputs = st.builds(changed, st.sampled_from(seeds), changes) | st.binary(max_size=256)
     worst = [b""]
 
     def one(data: bytes) -> None:
         nonlocal count
+        if time.monotonic() > until:
+            return
         count += 1
         worst[0] = data
         target.check(data, measure_memory=count % 16 == 0)
@@ -234,7 +237,7 @@ def with_hypothesis(name: str, seconds: float, folder: Path) -> None:
         one(file)
     while time.monotonic() < until:
         settled = settings(
-            max_examples=50, deadline=None, database=None, derandomize=False,
+            max_examples=200, deadline=None, database=None, derandomize=False,
             phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         try:
@@ -243,6 +246,30 @@ def with_hypothesis(name: str, seconds: float, folder: Path) -> None:
             keep(folder, worst[0])
             raise
     print(f"stat::number_of_executed_units: {count}")
+
+
+def changed(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    """`data` with something exchanged, flipped, put in, lost, doubled or cut off, some times."""
+    for how, where, piece in changes:
+        at, size = where % (len(data) + 1), len(piece)
+        match how:
+            case 0:
+                data = data[:at] + piece + data[at + size :]
+            case 1:
+                data = (
+                    data[:at]
+                    + bytes(b ^ 1 << where % 8 for b in data[at : at + 1])
+                    + data[at + 1 :]
+                )
+            case 2:
+                data = data[:at] + piece + data[at:]
+            case 3:
+                data = data[:at] + data[at + size :]
+            case 4:
+                data = data[: at + size] + data[at:]
+            case _:
+                data = data[:at]
+    return data
 
 
 ENGINES = {"atheris": with_atheris, "hypothesis": with_hypothesis}
