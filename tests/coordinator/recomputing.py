@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from secagg.plan import RoundPlan
@@ -17,9 +16,18 @@ from secagg_coordinator.archive import Archive
 from secagg_coordinator.records import Opened
 from secagg_coordinator.transcript_servicer import TranscriptServicer
 from secagg_wire.client import BackOff, Caller, transcript_service
-from secagg_wire.manifest import Origin
+from secagg_wire.manifest import Manifest, Origin
 from secagg_wire.recomputation import Fetched, Recomputation
-from tests.coordinator.federation import TENANTS, Enrolled, Federation, federation, play, vectors
+from secagg_wire.v1 import owner_service_pb2 as owner_pb
+from tests.coordinator.federation import (
+    CALL_S,
+    TENANTS,
+    Enrolled,
+    Federation,
+    federation,
+    play,
+    vectors,
+)
 
 LENGTH = 150_000
 """Three leaves of a ring of 17 to 32 bits, and the weight's."""
@@ -132,8 +140,20 @@ def with_round(
     asyncio.run(whole())
 
 
-def expected_sum(plan: RoundPlan, names: tuple[str, ...] = TENANTS) -> np.ndarray:
-    """The levels' sum of what `finished_round` submits, up to a level a tenant."""
-    inputs = vectors(plan.layout.size, names)
-    total = sum(inputs[name] for name in names) / plan.max_weight
-    return np.asarray(total * plan.quantiser.max_level)
+async def publish(
+    running: Federation, number: int, origin: Origin | None = None
+) -> tuple[int, bytes]:
+    """Publish as the owner, whatever the owner says; (version, manifest digest)."""
+    files = {"notes.txt": f"version {number}".encode()}
+    manifest = Manifest.of(files, origin=origin)
+    requests = [owner_pb.PublishVersionRequest(manifest=manifest.encode())]
+    for name, data in files.items():
+        piece = owner_pb.FilePiece(name=name, offset=0, payload=data)
+        requests.append(owner_pb.PublishVersionRequest(piece=piece))
+    answer = await running.owner().PublishVersion(iter(requests), timeout=CALL_S)
+    return answer.version, manifest.digest
+
+
+def claim_of(status: Any) -> Origin:
+    """What a round's status claims."""
+    return Origin(status.context, status.sum_root, status.transcript_sha256)
