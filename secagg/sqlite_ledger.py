@@ -28,6 +28,7 @@ from secagg.ledger import Entry, check_entry, check_join, check_leaves, check_sp
 from secagg.secret import Randomness, SealKey
 
 _POSIX = os.name == "posix"
+_BUSY_S = 5
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE account (
@@ -281,7 +282,7 @@ def _opened(path: Path) -> int:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_S)
     try:
         path.chmod(0o600)
         if not _POSIX:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from secagg import sqlite_ledger
 from secagg.errors import ConfigError, SpentInput, StaleState, UsageError
 from secagg.ledger import Act, Entry, Ledger
 from secagg.sqlite_ledger import RoundKeyFiles, SqliteLedger
@@ -146,3 +147,28 @@ def test_keys_of_forgotten_rounds_are_destroyed(tmp_path: Path) -> None:
     keys.destroy_all(keep=SECOND)
     assert keys.load(FIRST) is None
     assert keys.load(SECOND) is not None
+
+
+def test_where_there_are_no_advisory_locks_sqlite_keeps_a_second_one_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows: no fcntl, and no directory that can be synchronised."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(sqlite_ledger, "_POSIX", False)
+    monkeypatch.setattr(sqlite_ledger, "_BUSY_S", 0)
+    with SqliteLedger(tmp_path / "ledger.sqlite") as first:
+        joined(first)
+        with pytest.raises(ConfigError, match="cannot be used as a ledger: database is locked"):
+            SqliteLedger(tmp_path / "ledger.sqlite")
+    with SqliteLedger(tmp_path / "ledger.sqlite") as again:
+        assert again.last_round(ME) == 1
+    keys = RoundKeyFiles(tmp_path / "keys")
+    keys.create(FIRST)
+    keys.destroy(FIRST)
+    assert not list((tmp_path / "keys").glob("*.key"))
+
+
+def test_a_directory_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(ConfigError, match="for the ledger: Not a directory; give a directory"):
+        SqliteLedger(tmp_path / "file" / "ledger.sqlite")
