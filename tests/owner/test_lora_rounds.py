@@ -15,7 +15,7 @@ from secagg_models.base import load_base
 from secagg_models.text import corpus_of_folder, encode
 from secagg_models.version import AdapterMeta, load_adapter
 from secagg_owner.config import Config
-from secagg_wire.manifest import Manifest
+from secagg_wire.manifest import Manifest, Origin
 from tests.coordinator.federation import TENANTS, Enrolled, Federation, federation
 from tests.owner.test_owner_rounds import config_of, own
 from tests.tenant.running import AsyncExitStack, joined
@@ -74,6 +74,11 @@ def version(owner: Path, number: int) -> tuple[AdapterMeta, lora.Adapter]:
     return meta, load_adapter((folder / "adapter.safetensors").read_bytes(), meta.shape)
 
 
+def origin(owner: Path, number: int) -> Origin | None:
+    folder = owner / "versions" / str(number)
+    return Manifest.decode((folder / "manifest.json").read_bytes()).origin
+
+
 def plain_round(base: Path, texts: Path, meta: AdapterMeta, adapter: lora.Adapter) -> lora.Adapter:
     """The same round without protection: train on each text, average, refactor."""
     loaded = load_base(str(base))
@@ -99,11 +104,19 @@ def test_two_rounds_make_the_adapter_that_plain_averaging_makes(
             results = await own(owner_config(running, tmp_path, base, texts))
             for node in nodes:
                 await node.until("version_evaluated", version=3)
+                assert [done["version"] for done in node.heard("version_recomputed")] == [2, 3]
             return results
 
     results = asyncio.run(scenario())
     assert [result["version"] for result in results] == [1, 2]
     assert all("validation_nats_per_byte" in result["evaluation"] for result in results)
+    assert [origin(tmp_path / "owner", number) for number in (1, 2, 3)] == [
+        None,
+        *(
+            Origin(*(bytes.fromhex(result[name]) for name in Origin.__dataclass_fields__))
+            for result in results
+        ),
+    ]
     for number in (1, 2):
         meta, before = version(tmp_path / "owner", number)
         assert meta.training.first_step == (number - 1) * TRAINING["steps"]
