@@ -22,7 +22,9 @@ class Policy:
     `roster_digest` pins the roster. `max_colluders` is how many other tenants may help a cheating
     coordinator without anything leaking (f); a plan that assumes fewer is refused.
     Cohorts of up to `complete_up_to` share on the complete graph; only larger ones may use a sparse
-    graph, whose guarantee is weaker. `suites` refuses a downgrade: add "x25519" to it only for
+    graph, whose guarantee is weaker. There t follows from f and no longer from n, so that a small f
+    would mean a handful of holders: f is at least the fraction `sparse_corrupt` of such a cohort.
+    `suites` refuses a downgrade: add "x25519" to it only for
     peers that cannot do better. `model_digests` empty means that any model is allowed (then the
     model is not pinned).
     """
@@ -35,6 +37,7 @@ class Policy:
     schemes: tuple[Scheme, ...] = ("masking",)
     suites: tuple[Suite, ...] = ("x25519-mlkem768",)
     complete_up_to: int = COMPLETE_UP_TO
+    sparse_corrupt: float = 0.1
     model_digests: frozenset[bytes] = frozenset()
     layout_digests: frozenset[bytes] = frozenset()
     max_clip: float = float("inf")
@@ -89,6 +92,11 @@ class Policy:
                 "complete_up_to",
                 plan.complete or plan.n > self.complete_up_to,
                 f"sparse graphs are for cohorts above {self.complete_up_to}, and this has {plan.n}",
+            ),
+            (
+                "sparse_corrupt",
+                plan.complete or plan.max_colluders >= int(self.sparse_corrupt * plan.n),
+                f"a sparse graph has to stand {self.sparse_corrupt} of {plan.n} as colluders",
             ),
             (
                 "model_digests",

@@ -71,6 +71,7 @@ class Tenant(TenantSide):
             max_colluders=plan.max_colluders,
             suites=(plan.suite,),
             complete_up_to=0,
+            sparse_corrupt=0.0,
         )
 
 

@@ -91,6 +91,7 @@ def policy_for(plan: RoundPlan) -> Policy:
         min_survivors=plan.min_survivors,
         suites=(plan.suite,),
         complete_up_to=plan.n if plan.complete else 0,
+        sparse_corrupt=plan.max_colluders / plan.n,
         model_digests=frozenset({plan.model_digest}),
         layout_digests=frozenset({plan.layout.digest}),
     )

@@ -58,6 +58,7 @@ class PolicyTable(Table):
     schemes: tuple[Scheme, ...] = ("masking",)
     suites: tuple[Suite, ...] = ("x25519-mlkem768",)
     complete_up_to: Annotated[int, Field(ge=0)] = COMPLETE_UP_TO
+    sparse_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.1
     model_digests: tuple[HexDigest, ...] = ()
     layout_digests: tuple[HexDigest, ...] = ()
     max_clip: _Positive = math.inf
@@ -80,6 +81,7 @@ class PolicyTable(Table):
             schemes=self.schemes,
             suites=self.suites,
             complete_up_to=self.complete_up_to,
+            sparse_corrupt=self.sparse_corrupt,
             model_digests=frozenset(map(bytes.fromhex, self.model_digests)),
             layout_digests=frozenset(map(bytes.fromhex, self.layout_digests)),
             max_clip=self.max_clip,

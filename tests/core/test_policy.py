@@ -85,6 +85,31 @@ def test_each_clause_of_a_stricter_policy_refuses_by_its_name(clause: str, polic
     assert caught.value.clause == clause
 
 
+def test_a_large_cohort_with_few_assumed_colluders_and_holders_is_refused() -> None:
+    """C28: n = 257 with f = 1 may work with 3 holders, who are likely to be somebody's colluders;
+    on the complete graph the same f means 130 holders."""
+    members = cohort(257)
+    sparse = members.plan(1, max_colluders=1, neighbours=3)
+    assert (sparse.share_count, sparse.share_threshold) == (3, 3)
+    for plan, accepted in (
+        (sparse, False),
+        (members.plan(1, max_colluders=24), False),
+        (members.plan(1, max_colluders=25), True),
+        (members.plan(1), True),
+        (members.plan(1, max_colluders=1, neighbours=257), True),
+    ):
+        one = Participant(
+            plan, identity=members.identities[1], roster=members.roster,
+            policy=Policy(members.roster.digest), ledger=MemoryLedger(),
+        )  # fmt: skip
+        if accepted:
+            assert one.start()
+            continue
+        with pytest.raises(PolicyRefused) as caught:
+            one.start()
+        assert caught.value.clause == "sparse_corrupt"
+
+
 def test_a_policy_that_says_so_takes_part_in_a_sparse_round_or_in_the_older_suite() -> None:
     """C28."""
     for plan, willing in (
