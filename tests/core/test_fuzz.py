@@ -81,15 +81,21 @@ def seed_of(kind: type) -> bytes:
 
 
 @pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
-def test_every_truncation_and_every_trailing_byte_is_malformed(kind: type) -> None:
+def test_every_truncation_trailing_byte_and_other_version_is_malformed(kind: type) -> None:
     """C01."""
     valid = seed_of(kind)
     for length in range(0, len(valid), max(1, len(valid) // 200)):
         with pytest.raises(MalformedMessage):
             decode(kind, valid[:length])
-    for more in (b"\0", b"\x01", valid):
+    for other in (
+        valid + b"\0",
+        valid + b"\x01",
+        valid + valid,
+        b"\0" + valid[1:],
+        b"\2" + valid[1:],
+    ):
         with pytest.raises(MalformedMessage):
-            decode(kind, valid + more)
+            decode(kind, other)
 
 
 @pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)

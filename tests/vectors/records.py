@@ -338,6 +338,7 @@ def plan_cases() -> Iterator[Case]:
     quorum = bytes([0, 0, 0, 4] * 3)  # t, q and min_survivors of five with f = 1
     for name, data in (
         ("a trailing byte", whole + b"\0"),
+        ("another version", b"\x02" + whole[1:]),
         ("another quorum", whole.replace(quorum, bytes([0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 4]))),
         ("an unknown suite", whole.replace(b"x25519-mlkem768", b"x25519-mlkem769")),
         ("an unknown scheme", whole.replace(b"masking", b"maskinG")),
@@ -384,6 +385,7 @@ def roster_cases() -> Iterator[Case]:
     whole = cohort(3).roster.encode()
     for name, check, data in (
         ("a trailing byte", "C01", (whole + b"\0").hex()),
+        ("another version", "C01", (b"\x02" + whole[1:]).hex()),
         ("no member", "C38", unchecked_roster(())),
         ("not sorted", "C38", unchecked_roster(members[::-1])),
         ("a line twice", "C38", unchecked_roster((members[0], members[0]))),
