@@ -10,7 +10,7 @@
 `round abort` and `tenants` ask the running process over its unix socket. Rounds are named by
 number, or by the beginning of their context.
 
-Exit codes: 0 done; 2 wrong usage or configuration; 4 refused by the running coordinator.
+Exit codes: 0 done; 1 refused by the running coordinator; 2 wrong usage or configuration.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, cast
 import grpc
 from google.protobuf.json_format import MessageToDict
 
+from secagg.cli import exit_code
 from secagg.errors import ConfigError, SecaggError
 from secagg_coordinator import log
 from secagg_coordinator.config import Config, load
@@ -37,8 +38,6 @@ from secagg_coordinator.views import status_of
 from secagg_wire.codec import CallError, error_from_call
 from secagg_wire.v1 import owner_service_pb2, owner_service_pb2_grpc, round_pb2
 
-_EXIT_USAGE = 2
-_EXIT_REFUSED = 4
 _CALL_TIMEOUT_S = 30.0
 _SHOWN_CONTEXT = 16
 
@@ -48,12 +47,9 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         return int(options.run(load(options.config), options))
-    except ConfigError as error:
-        print(f"secagg coordinator: {error}", file=sys.stderr)
-        return _EXIT_USAGE
     except SecaggError as error:
         print(f"secagg coordinator: {error}", file=sys.stderr)
-        return _EXIT_REFUSED
+        return exit_code(error)
 
 
 def _parser() -> argparse.ArgumentParser:

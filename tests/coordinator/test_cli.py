@@ -176,6 +176,9 @@ def test_the_operator_lists_shows_and_aborts_rounds(
         assert row["context"] == plan.context.hex()
         aborted = output("round", "abort", "1", "--reason", "wrong model")
         assert "aborted: advertise_keys: wrong model" in aborted
+        arguments = ["round", "abort", "1", "--reason", "a\tb", "--config", str(config)]
+        assert main(arguments) == 1  # the coordinator's refusal, as for every other command
+        assert "printable" in capsys.readouterr().err
         tenants = json.loads(output("tenants", "--format", "json"))
         assert [row["live"] for row in tenants] == [False] * 5
         assert output("tenants").count("silent") == 5

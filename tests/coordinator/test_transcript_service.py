@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from secagg.recompute import recompute, sum_path, sum_root
 from secagg.scheme import leaf_places
 from secagg.transcript import verify_transcript
 from secagg_coordinator import audit_paths
+from secagg_coordinator.cli import main
 from secagg_wire import refusals
 from secagg_wire.limits import LEAVES_PER_REQUEST
 from secagg_wire.manifest import Origin
@@ -33,6 +35,7 @@ from tests.coordinator.federation import (
     refusal,
 )
 from tests.coordinator.recomputing import finished_round, with_round
+from tests.coordinator.test_cli import configuration
 
 
 def stub(running: Federation, party: str) -> Any:
@@ -212,6 +215,21 @@ def test_what_was_announced_outlives_a_restart(enrolled: Enrolled, tmp_path: Pat
             assert len(answers) == 12
 
     asyncio.run(whole())
+
+
+def test_the_operator_sees_what_sum_was_announced(
+    enrolled: Enrolled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(running: Federation, plan: RoundPlan, claim: Origin) -> None:
+        config = configuration(enrolled, tmp_path)
+        assert main(["round", "show", "1", "--config", str(config), "--format", "json"]) == 0
+        status = json.loads(capsys.readouterr().out)
+        assert status["sum_root"] == claim.sum_root.hex()
+        assert status["transcript_sha256"] == claim.transcript_sha256.hex()
+        assert main(["round", "show", "1", "--config", str(config)]) == 0
+        assert claim.sum_root.hex() in capsys.readouterr().out
+
+    with_round(enrolled, tmp_path, scenario)
 
 
 @pytest.mark.parametrize("leaves", [1, 2, 3, 4, 5, 8, 9, 17])
