@@ -30,6 +30,10 @@ JOBS ?= 2
 # `pip install -e .[fuzz]` brings atheris, with which inputs are bred by coverage.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
+# Options of `python -m tests.mutation`, such as --module secagg/checks.py or --sample 100 --seed 1.
+MUTANTS ?=
+# The tests that have to run every line and branch of secagg/ between them.
+COVERING = tests/core tests/architecture/test_cli.py
 # Options of `python -m benchmarks`, such as --quick, --full, --record or --case 10:1e6, and of
 # `python -m benchmarks.scale`.
 BENCH_FLAGS ?=
@@ -40,7 +44,7 @@ export OMP_NUM_THREADS ?= 1
 BIN = .venv/bin
 READY = .venv/.installed
 
-.PHONY: help .venv demo test test-slow vectors fuzz lint format types contracts wheel bench bench-scale protos clean distclean
+.PHONY: help .venv demo test test-slow vectors fuzz coverage mutants lint format types contracts wheel bench bench-scale protos clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z.][a-z.-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -78,6 +82,12 @@ vectors: $(READY) ## regenerate the committed test vectors and the fuzz targets'
 
 fuzz: $(READY) ## every decoder of foreign bytes, FUZZ_SECONDS=60 in all (FUZZ_TARGETS=... some)
 	@$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+coverage: $(READY) ## every line and branch of secagg/, test kit included, is run by a test
+	@$(BIN)/python -m pytest -n $(JOBS) -q $(COVERING) --cov --cov-report=term --cov-fail-under=100
+
+mutants: $(READY) ## break secagg/ in small ways, see which tests notice; MUTANTS="--sample 100 --seed 1"
+	@nice $(BIN)/python -m tests.mutation --jobs $(JOBS) $(MUTANTS)
 
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check .
