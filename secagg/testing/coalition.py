@@ -74,6 +74,10 @@ class Colluder:
             self._keys[variant], _ = steps.advertise_keys(self.me, self._randomness)
         return self._keys[variant].own
 
+    def replace_dealing(self, directory: KeyDirectory, dealing: ShareKeys) -> None:
+        """Deal so to this U1, from now on."""
+        self._dealings[encode(directory)] = dealing
+
     def dealing(self, directory: KeyDirectory) -> ShareKeys:
         """Right shares for everybody in this U1, of the keys that it shows there."""
         name = encode(directory)
@@ -146,7 +150,7 @@ class Coalition:
         except SecaggError as error:
             mark.errors.append(error)
             return False
-        self._hear(mark, messages)
+        self.hear(mark, messages)
         self._remember(mark)
         return True
 
@@ -160,15 +164,15 @@ class Coalition:
         except SecaggError as error:
             mark.errors.append(error)
             return False
-        self._note(mark, parsed)
-        self._hear(mark, answer)
+        self.note(mark, parsed)
+        self.hear(mark, answer)
         self._remember(mark)
         return True
 
     def upload(self, mark: Mark, pieces: int | None = None) -> bool:
         """Let one process submit, and take so many pieces of 9 bytes, or all and the signature."""
         try:
-            self._hear(mark, mark.tenant.submit())
+            self.hear(mark, mark.tenant.submit())
             self._remember(mark)
             offset = 0
             while pieces is None or pieces > 0:
@@ -178,7 +182,7 @@ class Coalition:
                 self.witness.see(mark.tenant.name, UPLOAD_CHUNK, piece, offset)
                 offset, pieces = offset + len(piece), None if pieces is None else pieces - 1
             if pieces is None:
-                self._hear(mark, mark.tenant.finish_upload())
+                self.hear(mark, mark.tenant.finish_upload())
         except SecaggError as error:
             mark.errors.append(error)
             return False
@@ -200,14 +204,15 @@ class Coalition:
             return None
         entries = twin.ledger.entries(twin.identity.public_key, self.plan.context)
         again = replace(mark.past[number], tenant=twin, errors=[], past=mark.past[: number + 1])
-        self._hear(again, [entries[-1].message])
+        self.hear(again, [entries[-1].message])
         return again
 
     def _remember(self, mark: Mark) -> None:
         mark.tenant.remember_state()
         mark.past.append(replace(mark, past=[]))
 
-    def _hear(self, mark: Mark, messages: Iterable[bytes]) -> None:
+    def hear(self, mark: Mark, messages: Iterable[bytes]) -> None:
+        """Take what an honest tenant said."""
         for data in messages:
             message = decode_message(data)
             if isinstance(message, ShareKeys):
@@ -217,7 +222,8 @@ class Coalition:
             self.said.setdefault(signed.label, {})[mark.index] = signed
             self.witness.see(mark.tenant.name, signed.label, data)
 
-    def _note(self, mark: Mark, message: object) -> None:
+    def note(self, mark: Mark, message: object) -> None:
+        """Remember what a tenant was brought to accept."""
         match message:
             case KeyDirectory():
                 mark.directory = message
@@ -252,7 +258,7 @@ class Coalition:
         self, mark: Mark, dealers: Iterable[int], missing: Collection[int] = ()
     ) -> ShareDelivery:
         """These dealers' bodies, and their leaves for this holder but for the missing ones."""
-        dealings = {one: self._dealing(mark, one) for one in sorted(dealers)}
+        dealings = {one: self.dealing(mark, one) for one in sorted(dealers)}
         found = {one: dealing for one, dealing in dealings.items() if dealing is not None}
         leaves = [
             delivered_leaf(dealer, dealing, mark.index)
@@ -311,7 +317,13 @@ class Coalition:
         header = self.said.get(UploadHeader.LABEL, {}).get(index)
         return None if header is None else self.views[header.read(UploadHeader).view]
 
-    def _dealing(self, mark: Mark, dealer: int) -> ShareKeys | None:
+    def replace_dealing(self, mark: Mark, dealer: int, dealing: ShareKeys) -> None:
+        """From now on a colluder's dealing for the U1 that this tenant accepted is this one."""
+        if mark.directory is not None:
+            self.colluders[dealer].replace_dealing(mark.directory, dealing)
+
+    def dealing(self, mark: Mark, dealer: int) -> ShareKeys | None:
+        """What a dealer dealt to the U1 that this tenant accepted, if it did."""
         if dealer not in self.colluders:
             return self.dealings.get(dealer)
         if mark.directory is None or dealer not in {one.sender for one in mark.directory.keys}:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from secagg.aggregator import Aggregator
 from secagg.encoding import Quantiser, Values
-from secagg.identity import Identity, Member, Roster
+from secagg.identity import Identity, IdentitySeed, Member, Roster
 from secagg.layout import Layout
 from secagg.ledger import Ledger, MemoryLedger
 from secagg.plan import RoundPlan, Suite
@@ -77,10 +77,15 @@ class Cohort:
 def cohort(n: int, seed: int = 0) -> Cohort:
     """`n` tenants t000, t001, ... with keys from `seed`."""
     identities = tuple(
-        Identity.generate(name, SeededRandomness(f"identity {seed} {name}"))
+        Identity(name, IdentitySeed(identity_seed(name, seed)))
         for name in (f"t{number:03}" for number in range(n))
     )
     return Cohort(identities, Roster.create(tuple(map(Member.create, identities))))
+
+
+def identity_seed(tenant: str, seed: int = 0) -> bytes:
+    """The private Ed25519 key of a tenant of `cohort` (32 bytes): of no use to anybody."""
+    return SeededRandomness(f"identity {seed} {tenant}")(32)
 
 
 def policy_for(plan: RoundPlan) -> Policy:

@@ -1,0 +1,517 @@
+"""What every participant must do, as claims that run against anybody's implementation.
+
+An implementation is given as a function that makes a `Host` (`secagg.testing.host`): one tenant's
+program behind bytes, in this process or in another, in this language or in another.
+
+    @pytest.mark.parametrize("claim", PARTICIPANT_CLAIMS)
+    def test_participant(claim):
+        claim(make_my_host)
+
+Each claim makes fresh hosts, plays coordinator and all other tenants towards them (with the test
+kit's `Coalition`, which holds everybody else's keys), and raises `InvariantBroken` where it does
+not hold. `CoreHost` is the adapter of this package's own participant, and an example.
+
+Not shown: that randomness is random, that nothing leaks through time, that a ledger survives a
+killed process (a host's `restart` says what it does), and anything about models or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import checks, merkle
+from secagg.aggregator import Aggregator
+from secagg.errors import SecaggError, Step
+from secagg.intake import Incoming
+from secagg.messages import (
+    Acknowledge,
+    AgreedView,
+    Downlink,
+    KeyDirectory,
+    Quorum,
+    ShareDelivery,
+    Survivors,
+    SurvivorSet,
+    Unmask,
+    UploadCommitment,
+    UploadHeader,
+)
+from secagg.plan import RoundPlan
+from secagg.records import encode
+from secagg.result import Result
+from secagg.scheme import leaf_places, upload_bytes
+from secagg.spool import MemorySpool
+from secagg.testing.bad_messages import (
+    BAD_LEAVES,
+    bad_deliveries,
+    bad_directories,
+    bad_quorums,
+    bad_survivors,
+    bad_views,
+    redealt,
+)
+from secagg.testing.cohorts import cohort, make_tenants
+from secagg.testing.faults import Silence
+from secagg.testing.host import HostedTenant, MakeHost, Refused
+from secagg.testing.invariants import InvariantBroken, check_transcript, require
+from secagg.testing.network import SimulatedNetwork
+from secagg.testing.stage import ME, WEIGHT, Stage, every_plan, refused, setup, small, sparse
+
+Claim = Callable[[MakeHost], None]
+
+
+# ---------------------------------------------------------------------------- whole rounds
+
+
+def it_takes_part_in_a_whole_round(make: MakeHost) -> None:
+    """Its input is in the sum, within one rounding step a coordinate, and the transcript holds."""
+    for plan in every_plan():
+        network = _round_with(make, plan, ())
+        survivors = _opened(network).survivors
+        require(plan.cohort[ME] in survivors, "it is no survivor of a round without faults")
+        _check_contribution(network)
+
+
+def it_helps_to_open_a_round_with_a_dropout(make: MakeHost) -> None:
+    """Its share of the dropout's mask seed is what opens the sum."""
+    for plan in every_plan():
+        network = _round_with(make, plan, (Silence(plan.cohort[-1], Step.ACKNOWLEDGE),))
+        _check_contribution(network)
+
+
+def _round_with(make: MakeHost, plan: RoundPlan, faults: Iterable[Silence]) -> SimulatedNetwork:
+    members = cohort(plan.n)
+    tenants = make_tenants(members, plan)
+    name = plan.cohort[ME]
+    tenants[name] = HostedTenant(make(setup(plan)), tenants[name])
+    aggregator = Aggregator(plan, members.roster, spool=MemorySpool())
+    network = SimulatedNetwork(aggregator, tenants.values(), faults=faults)
+    outcome = network.run()
+    mine = [one for one in outcome.refused if one.envelope.tenant == name]
+    require(not mine, f"something was refused: {mine[:1]}")
+    _opened(network)
+    check_transcript(network)
+    return network
+
+
+def _opened(network: SimulatedNetwork) -> Result:
+    if network.outcome.result is None:
+        raise InvariantBroken(f"the round did not open: {network.error}")
+    return network.outcome.result
+
+
+def _check_contribution(network: SimulatedNetwork) -> None:
+    result, plan = _opened(network), network.plan
+    host = network.tenants[plan.cohort[ME]]
+    ours = [name for name in result.survivors if name != host.name]
+    rest = result.level_sum - network.expected_levels(ours)
+    wanted = host.vector * (host.weight / plan.max_weight) / plan.quantiser.scale
+    near: NDArray[np.bool_] = np.abs(rest - wanted) < 1 + 1e-3
+    require(bool(near.all()), "its part of the sum is not its input")
+    weights = sum(network.tenants[name].weight for name in ours) + host.weight
+    require(result.total_weight == weights, "its part of the weights is not its weight")
+
+
+# ---------------------------------------------------------------------------- order and bytes
+
+
+def it_answers_each_step_in_order(make: MakeHost) -> None:
+    """What belongs to another step is refused; so is everything before the plan."""
+    whole = Stage(make, small())
+    script = [whole.offer(), *(_told(whole, step) for step in Step if step < Step.UNMASK)]
+    require(all(script[index] for index in (0, 1, 2, 4, 5)), "an answer is missing")
+    messages = {step: whole.right(step) for step in Step if step < Step.UNMASK}
+    fresh = Stage(make, small())
+    for step in messages:
+        fresh.refuses(f"{step.label} before a plan was offered", messages[step])
+    for waited_for in messages:
+        stage = Stage(make, small()).run_until(waited_for)
+        for step in (one for one in messages if one > waited_for):
+            stage.refuses(f"{step.label} in {waited_for.label}", stage.right(step))
+        stage.tell(stage.right(waited_for))
+
+
+def _told(stage: Stage, step: Step) -> bytes | None:
+    answer = stage.tell(stage.right(step))
+    if step is Step.ACKNOWLEDGE:
+        stage.upload()
+    return answer
+
+
+def bytes_that_are_not_canonical_are_refused(make: MakeHost) -> None:
+    """C01: truncated, longer, of another version or tag, of the other direction, or nothing."""
+    for step in (one for one in Step if one < Step.UNMASK):
+        stage = Stage(make, small()).run_until(step)
+        data = encode(stage.right(step))
+        for cut in (0, 1, 5, len(data) // 2, len(data) - 1):
+            stage.refuses(f"{step.label}: the first {cut} bytes", data[:cut])
+        stage.refuses(f"{step.label}: a byte more", data + b"\0")
+        stage.refuses(f"{step.label}: another version", bytes([data[0] ^ 3]) + data[1:])
+        stage.refuses(f"{step.label}: an unknown tag", data[:6] + b"?" + data[7:])
+        stage.refuses(f"{step.label}: a participant's message", encode(stage.own("advertise_keys")))
+        stage.tell(stage.right(step))
+
+
+def the_same_request_gets_the_same_bytes(make: MakeHost) -> None:
+    """C35: asked again it repeats itself, whatever came since; asked something else it refuses."""
+    stage = Stage(make, small())
+    stage.offer()
+    asked: list[tuple[Downlink, bytes | None]] = []
+    for step in (one for one in Step if one < Step.UNMASK):
+        asked.append((stage.right(step), _told(stage, step)))
+        for message, answer in asked[-1:] if step is Step.ACKNOWLEDGE else asked:
+            if isinstance(message, AgreedView):
+                continue  # no answer is due; it may be repeated or refused
+            again = stage.host.receive(encode(message))
+            require(again == answer, f"{step.label}: asked again, it says something else")
+    for step, (right, _) in zip(Step, asked, strict=False):
+        stage.refuses(f"a second, different {step.label}", _without_last(right))
+
+
+def _without_last(message: Downlink) -> Downlink:
+    match message:
+        case KeyDirectory():
+            return replace(message, keys=message.keys[:-1])
+        case ShareDelivery():
+            return replace(message, leaves=message.leaves[:-1])
+        case AgreedView():
+            return replace(message, acknowledgements=message.acknowledgements[:-1])
+        case SurvivorSet():
+            return replace(message, commitments=message.commitments[:-1])
+        case Quorum():
+            return replace(message, signatures=message.signatures[:-1])
+
+
+def after_a_restart_it_says_the_same_bytes_or_nothing(make: MakeHost) -> None:
+    """C32, C33: at whatever moment the process died."""
+    for dies_after in (one for one in Step if one < Step.UNMASK):
+        stage = Stage(make, small())
+        first = stage.offer()
+        with suppress(Refused):
+            require(stage.host.offer(stage.plan.encode()) == first, "it joined twice")
+        steps = [step for step in Step if step <= dies_after]
+        asked = [(stage.right(step), _told(stage, step)) for step in steps]
+        stage.host.restart()
+        with suppress(Refused):
+            require(stage.host.offer(stage.plan.encode()) == first, "it joined twice")
+        for message, _ in asked:
+            with suppress(Refused):
+                again = stage.host.receive(encode(message))
+                stage.coalition.hear(stage.mark, [] if again is None else [again])
+            stage.refuses("another message for the same step", _without_last(message))
+
+
+def after_a_restart_it_goes_on(make: MakeHost) -> None:
+    """It takes the coordinator's last message again, and the round to its end."""
+    stage = Stage(make, small())
+    stage.offer()
+    stage.host.restart()
+    for step in (one for one in Step if one < Step.UNMASK):
+        right = stage.right(step)
+        answer = stage.tell(right)
+        stage.host.restart()
+        again = None if step is Step.CONSISTENCY_CHECK else stage.tell(right)
+        same = step is Step.CONSISTENCY_CHECK or again == answer
+        require(same, f"{step.label}: after a restart it says something else")
+        if step is Step.ACKNOWLEDGE:
+            stage.upload()
+    require(Unmask.LABEL in stage.coalition.said, "it did not get to its answer")
+
+
+def after_its_deadline_it_says_nothing(make: MakeHost) -> None:
+    """An abandoned round stays abandoned."""
+    for step in (one for one in Step if one < Step.UNMASK):
+        stage = Stage(make, small()).run_until(step)
+        right = stage.right(step)
+        stage.host.expire()
+        stage.refuses(f"{step.label} after the deadline", right)
+
+
+def messages_of_another_round_are_refused(make: MakeHost) -> None:
+    """Another context: nothing of it verifies."""
+    for step in (one for one in Step if one < Step.UNMASK):
+        other = Stage(make, small(round_number=7)).run_until(step)
+        message = other.right(step)
+        Stage(make, small()).refuses_all(step, lambda _, m=message: [("of another round", m)])  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------------------- bad messages
+
+
+def bad_directories_are_refused(make: MakeHost) -> None:
+    """C02 to C07: before any secret leaves, and without an effect."""
+    for plan in every_plan():
+        Stage(make, plan).refuses_all(Step.ADVERTISE_KEYS, bad_directories)
+
+
+def bad_deliveries_are_refused(make: MakeHost) -> None:
+    """C03, C04, C08, C10: what no honest coordinator delivers."""
+    for plan in every_plan():
+        Stage(make, plan).refuses_all(Step.SHARE_KEYS, bad_deliveries)
+
+
+def shares_that_do_not_check_are_complained_about(make: MakeHost) -> None:
+    """C09, C11, C39: it names the dealer, and goes on; nothing opened is in the complaint."""
+    for plan in (small("x25519"), small(), sparse("x25519-mlkem768")):
+        for why, change in BAD_LEAVES.items():
+            stage = Stage(make, plan).run_until(Step.SHARE_KEYS)
+            right = stage.right(Step.SHARE_KEYS)
+            if not isinstance(right, ShareDelivery) or not right.leaves:
+                raise InvariantBroken("nobody deals to it")
+            bad = change(right.leaves[0], right.leaves[1])
+            if bad == right.leaves[0]:
+                continue  # this suite has no such field
+            changed = () if bad is None else (bad,)
+            stage.tell(replace(right, leaves=(*changed, *right.leaves[1:])))
+            said = stage.own(Acknowledge.LABEL).read(Acknowledge)
+            require(said.refused == (right.leaves[0].dealer,), f"it does not complain about: {why}")
+
+
+def wrong_shares_under_a_right_root_are_complained_about(make: MakeHost) -> None:
+    """C11, C39: the dealer itself signed leaves whose shares or pads are not those committed to."""
+    for plan in (small("x25519"), small(), sparse("x25519-mlkem768")):
+        for why, change in BAD_LEAVES.items():
+            stage = Stage(make, plan).run_until(Step.SHARE_KEYS)
+            dealer = _dealer_of(stage)
+            dealing = stage.coalition.dealing(stage.mark, dealer)
+            other = None if dealing is None else redealt(stage, dealer, dealing, change)
+            if other is None:
+                continue
+            stage.coalition.replace_dealing(stage.mark, dealer, other)
+            stage.tell(stage.right(Step.SHARE_KEYS))
+            said = stage.own(Acknowledge.LABEL).read(Acknowledge)
+            require(said.refused == (dealer,), f"it does not complain about a dealt: {why}")
+
+
+def _dealer_of(stage: Stage) -> int:
+    """A dealer of smaller index, whose pad for the host counts in any graph."""
+    right = stage.right(Step.SHARE_KEYS)
+    dealers = [one.dealer for one in right.leaves] if isinstance(right, ShareDelivery) else []
+    require(bool(dealers), "nobody deals to it")
+    return dealers[0]
+
+
+def bad_views_are_refused(make: MakeHost) -> None:
+    """C03 to C05, C12 to C15, C21: masks are fixed by one view, or by none."""
+    for plan in every_plan():
+        Stage(make, plan).refuses_all(Step.ACKNOWLEDGE, bad_views)
+    stage = Stage(make, small()).run_until(Step.SHARE_KEYS)
+    stage.tell(stage.coalition.delivery(stage.mark, stage.but_last))
+    stage.refuses("U2 with one who dealt nothing (C12)", stage.right(Step.ACKNOWLEDGE))
+    stage.tell(stage.coalition.agreed(stage.mark, stage.but_last))
+
+
+def bad_survivors_are_refused(make: MakeHost) -> None:
+    """C03, C04, C18 to C22: it signs a U3 that its whole view agrees on, or none."""
+    for plan in every_plan():
+        Stage(make, plan).refuses_all(Step.MASKED_INPUT, bad_survivors)
+    stage = Stage(make, small()).run_until(Step.ACKNOWLEDGE)
+    stage.tell(stage.coalition.agreed(stage.mark, stage.but_last))
+    stage.upload()
+    stage.refuses("a survivor outside U2 (C19)", stage.right(Step.MASKED_INPUT))
+    stage.tell(stage.coalition.survivors(stage.mark, stage.but_last))
+
+
+def bad_quorums_are_refused(make: MakeHost) -> None:
+    """C03, C04, C23: no share leaves before a quorum signed this very U3."""
+    for plan in every_plan():
+        Stage(make, plan).refuses_all(Step.CONSISTENCY_CHECK, bad_quorums)
+    stage = Stage(make, small()).run_until(Step.MASKED_INPUT)
+    stage.tell(stage.coalition.survivors(stage.mark, stage.but_last))
+    stage.refuses("a signer outside U3 (C23)", stage.right(Step.CONSISTENCY_CHECK))
+    stage.tell(stage.coalition.quorum(stage.mark, stage.but_last))
+
+
+# ---------------------------------------------------------------------------- what it says
+
+
+def it_opens_one_kind_of_share_of_each_dealer(make: MakeHost) -> None:
+    """C24: of survivors the self mask's, of dropouts the mask seed's, of others nothing."""
+    for plan in every_plan():
+        stage = Stage(make, plan).run_until(Step.MASKED_INPUT)
+        left = [one for one in stage.everybody if one != plan.n - 1]
+        stage.tell(stage.coalition.survivors(stage.mark, left))
+        stage.tell(stage.coalition.quorum(stage.mark, left))
+        said, view = stage.own(Unmask.LABEL).read(Unmask), stage.mark.view
+        if view is None:
+            raise InvariantBroken("it agreed on no view")
+        require(said.view == view.digest, "it answers under another view")
+        expected = [(dealer, int(dealer not in left)) for dealer in view.edges.holds(ME)]
+        given = [(one.dealer, one.kind) for one in said.answers]
+        require(given == expected, "it opens other kinds of share than U3 asks for")
+
+
+def what_it_signs_is_what_it_saw(make: MakeHost) -> None:
+    """Acknowledgement, header and U3 name the digests that follow from the rules."""
+    for plan in every_plan():
+        stage = Stage(make, plan).run_until(Step.CONSISTENCY_CHECK)
+        coalition, mark, view = stage.coalition, stage.mark, stage.mark.view
+        if mark.directory is None or mark.delivery is None or view is None:
+            raise InvariantBroken("it did not get to U3")
+        said = stage.own(Acknowledge.LABEL).read(Acknowledge)
+        u1 = checks.read_directory(coalition.setting, mark.directory).digest
+        dealings = checks.dealings_digest(coalition.setting, mark.delivery.bodies)
+        require(said == Acknowledge(u1, dealings, ()), "it acknowledges something else")
+        header = stage.own(UploadHeader.LABEL).read(UploadHeader)
+        size = upload_bytes(plan)
+        require(header == UploadHeader(view.digest, size), "its header is wrong")
+        require(
+            mark.survivors is not None
+            and stage.own(Survivors.LABEL).read(Survivors) == mark.survivors.body,
+            "it signs another U3",
+        )
+
+
+def its_upload_is_what_it_signs(make: MakeHost) -> None:
+    """C17: the plan's length, no stray bits, the signed root; resumable at any byte."""
+    for length in (1, 5, 70_000):
+        plan = cohort(4).plan(length)
+        stage = Stage(make, plan).run_until(Step.MASKED_INPUT)
+        require(len(stage.bytes) == upload_bytes(plan), "its upload has another length")
+        incoming = Incoming(leaf_places(plan))
+        try:
+            incoming.take(incoming.check(stage.bytes))
+        except SecaggError as error:
+            raise InvariantBroken(f"its upload is not well formed: {error}") from None
+        signed = stage.own(UploadCommitment.LABEL).read(UploadCommitment)
+        require(signed.root == merkle.root(incoming.hashes), "it signs another root")
+        again = Stage(make, plan).run_until(Step.ACKNOWLEDGE)
+        again.tell(again.right(Step.ACKNOWLEDGE))
+        again.host.submit(again.vector, WEIGHT)
+        whole = again.host.upload(0)
+        for offset in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
+            require(again.host.upload(offset) == whole[offset:], "it resumes with other bytes")
+            again.host.restart()
+            with suppress(Refused):
+                again.host.submit(again.vector, WEIGHT)
+                require(again.host.upload(offset) == whole[offset:], "a restart changes bytes")
+
+
+def another_input_after_a_restart_is_refused(make: MakeHost) -> None:
+    """C34: two uploads under one mask would give their difference away."""
+    for what in ("values", "weight"):
+        stage = Stage(make, small()).run_until(Step.ACKNOWLEDGE)
+        stage.tell(stage.right(Step.ACKNOWLEDGE))
+        stage.host.submit(stage.vector, WEIGHT)
+        first = stage.host.upload(0)
+        stage.host.restart()
+        values = -stage.vector if what == "values" else stage.vector
+        weight = WEIGHT if what == "values" else WEIGHT + 1
+        with suppress(Refused):
+            stage.host.submit(values, weight)
+            require(stage.host.upload(0) == first, f"other {what} left under the same masks")
+
+
+def inputs_that_do_not_fit_are_refused(make: MakeHost) -> None:
+    """Another length, values that are not finite, a weight out of range; then the right one."""
+    stage = Stage(make, small()).run_until(Step.ACKNOWLEDGE)
+    refused("an input before U2", stage.host.submit, stage.vector, WEIGHT)
+    stage.tell(stage.right(Step.ACKNOWLEDGE))
+    most = stage.plan.max_weight
+    for why, vector, weight in (
+        ("a shorter input", stage.vector[:-1], WEIGHT),
+        ("a longer input", np.append(stage.vector, np.float32(0)), WEIGHT),
+        ("an infinite value", stage.vector * np.float32(np.inf), WEIGHT),
+        ("a value that is none", stage.vector * np.float32(np.nan), WEIGHT),
+        ("a weight of 0", stage.vector, 0),
+        ("a weight above the cap", stage.vector, most + 1),
+    ):
+        refused(why, stage.host.submit, vector, weight)
+    stage.upload()
+
+
+# ---------------------------------------------------------------------------- rounds
+
+
+def plans_outside_its_policy_are_refused(make: MakeHost) -> None:
+    """C28, C38: before any key is made. The right plan is taken afterwards."""
+    for why, plan in _plans_outside(small()):
+        host = make(setup(small()))
+        refused(f"{why} (C28)", host.offer, plan)
+        require(bool(host.offer(small().encode())), "it refuses the right plan after a wrong one")
+
+
+def _plans_outside(plan: RoundPlan) -> Iterator[tuple[str, bytes]]:
+    for why, changed in (
+        ("a weaker suite", small("x25519")),
+        ("fewer colluders than its policy assumes", small(max_colluders=0)),
+        ("another roster", cohort(7).plan(5)),
+        ("another model", replace(plan, model_digest=bytes(32))),
+        ("another layout", cohort(6).plan(6, max_colluders=1, min_survivors=5)),
+        (
+            "a sparse graph below its bound",
+            cohort(6).plan(5, neighbours=4, max_colluders=1, min_survivors=5),
+        ),
+        ("a cohort without it", small(cohort_of=("t000", "t002", "t003", "t004", "t005"))),
+        ("a round number that jumps", small(round_number=1 + (1 << 33))),
+    ):
+        yield why, changed.encode()
+    yield "a truncated plan", plan.encode()[:-1]
+    yield "a plan with a byte more", plan.encode() + b"\0"
+    yield "nothing", b""
+
+
+def round_numbers_rise(make: MakeHost) -> None:
+    """C30: strictly, whatever became of the earlier round, and after a restart too."""
+    for restarts in (False, True):
+        host = make(setup(small()))
+        host.offer(small(round_number=5).encode())
+        if restarts:
+            host.restart()
+        for number in (1, 4):
+            plan = small(round_number=number).encode()
+            refused(f"round {number} after round 5 (C30)", host.offer, plan)
+        other = replace(small(round_number=5), min_survivors=6).encode()
+        refused("another round 5 (C30)", host.offer, other)
+        require(bool(host.offer(small(round_number=6).encode())), "it refuses the next round")
+
+
+def an_input_leaves_in_one_round(make: MakeHost) -> None:
+    """C31: an aborted round counts as opened, in this process and after a restart."""
+    for restarts in (False, True):
+        first = Stage(make, small(round_number=1)).run_until(Step.ACKNOWLEDGE)
+        first.tell(first.right(Step.ACKNOWLEDGE))
+        first.host.submit(first.vector, WEIGHT)
+        first.host.upload(0)
+        first.host.expire()
+        if restarts:
+            first.host.restart()
+        again = Stage(make, small(round_number=2), first.host).run_until(Step.ACKNOWLEDGE)
+        again.tell(again.right(Step.ACKNOWLEDGE))
+        for weight in (WEIGHT, WEIGHT + 1):
+            refused("the same input again (C31)", again.host.submit, again.vector, weight)
+        again.vector = -again.vector
+        again.upload()
+
+
+PARTICIPANT_CLAIMS: tuple[Claim, ...] = (
+    it_takes_part_in_a_whole_round,
+    it_helps_to_open_a_round_with_a_dropout,
+    it_answers_each_step_in_order,
+    bytes_that_are_not_canonical_are_refused,
+    the_same_request_gets_the_same_bytes,
+    after_a_restart_it_says_the_same_bytes_or_nothing,
+    after_a_restart_it_goes_on,
+    after_its_deadline_it_says_nothing,
+    messages_of_another_round_are_refused,
+    bad_directories_are_refused,
+    bad_deliveries_are_refused,
+    shares_that_do_not_check_are_complained_about,
+    wrong_shares_under_a_right_root_are_complained_about,
+    bad_views_are_refused,
+    bad_survivors_are_refused,
+    bad_quorums_are_refused,
+    it_opens_one_kind_of_share_of_each_dealer,
+    what_it_signs_is_what_it_saw,
+    its_upload_is_what_it_signs,
+    another_input_after_a_restart_is_refused,
+    inputs_that_do_not_fit_are_refused,
+    plans_outside_its_policy_are_refused,
+    round_numbers_rise,
+    an_input_leaves_in_one_round,
+)
