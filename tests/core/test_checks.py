@@ -1,6 +1,6 @@
 """The checks that both sides share, each on its own: what is just allowed, and what just is not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -20,6 +20,7 @@ from secagg.checks import (
     check_path,
     dealings_digest,
     leaf_digest,
+    read_agreed_view,
     read_quorum,
     require_holders,
     require_size,
@@ -27,14 +28,17 @@ from secagg.checks import (
     share_commitment,
     verify,
     verify_all,
+    view_digest,
 )
 from secagg.edges import Edges
 from secagg.errors import MalformedMessage, ProtocolError
 from secagg.messages import (
     Acknowledge,
     AdvertiseKeys,
+    AgreedView,
     Answer,
     DeliveredLeaf,
+    KeyDirectory,
     Leaf,
     LeafOutline,
     Quorum,
@@ -196,6 +200,8 @@ def test_a_leaf_hangs_at_its_holders_place_under_its_dealers_root() -> None:
             check_path(signed, leaf, path, 4)
         with pytest.raises(MalformedMessage, match="a leaf of another holder"):
             check_path(signed, replace(leaf, holder=4), path, 4)
+        with pytest.raises(MalformedMessage, match="a leaf of another holder"):
+            check_path(signed, leaf, path, 5 if holder == 3 else 3)
         with pytest.raises(MalformedMessage, match="does not hang under its root"):
             check_path(signed, replace(leaf, sealed=b"other"), path, holder)
         with pytest.raises(MalformedMessage, match="does not hang under its root"):
@@ -242,6 +248,100 @@ def test_a_set_has_at_least_the_plans_least() -> None:
     with pytest.raises(ProtocolError, match=f"U2 has {COMPLETE.least - 1} members") as caught:
         require_size(setting, COMPLETE.least - 1, Acknowledge, "U2")
     assert caught.value.step is Acknowledge.STEP
+
+
+# ------------------------------------------------------------------ C12 to C14
+
+SETTING = Setting(SPARSE, MEMBERS.roster)
+U1 = KeyDirectory(
+    tuple(Signed.create(SPARSE, one, KEYS) for one in MEMBERS.identities[: SPARSE.least + 2])
+)
+HOLDERS = {
+    dealer: tuple(sorted({*range(13)} - {dealer}))[:12] for dealer in range(SPARSE.least + 2)
+}
+BODIES = {
+    dealer: Signed.create(SPARSE, MEMBERS.identities[dealer], body(*holders))
+    for dealer, holders in HOLDERS.items()
+}
+
+
+def acknowledged(
+    members: Iterable[int], bodies: Mapping[int, Signed] = BODIES, **changed: Acknowledge
+) -> AgreedView:
+    """What these members say; `changed` has what one of them says instead, by `t<index>`."""
+    honest = Acknowledge(b"u" * 32, dealings_digest(SETTING, bodies.values()), ())
+    return AgreedView(
+        tuple(
+            Signed.create(SPARSE, MEMBERS.identities[index], changed.get(f"t{index}", honest))
+            for index in members
+        )
+    )
+
+
+def read(agreed: AgreedView, bodies: Mapping[int, Signed] = BODIES) -> View:
+    return read_agreed_view(SETTING, U1, b"u" * 32, bodies, agreed)
+
+
+def test_an_agreed_view_has_its_members_and_the_holders_of_their_shares() -> None:
+    members = tuple(range(SPARSE.least))
+    view = read(acknowledged(members))
+    assert view.members == members
+    assert view.edges.holders == {one: frozenset(HOLDERS[one]) for one in members}
+    assert view.digest == view_digest(SETTING, U1, BODIES, acknowledged(members))
+
+
+def test_a_small_u2_is_refused_by_its_size() -> None:
+    """C05: although everybody in it has enough holders."""
+    with pytest.raises(ProtocolError, match=f"U2 has {SPARSE.least - 1} members"):
+        read(acknowledged(range(SPARSE.least - 1)))
+
+
+def test_members_of_u2_dealt_shares_and_have_enough_holders_among_each_other() -> None:
+    """C12, C21."""
+    few = {dealer: one for dealer, one in BODIES.items() if dealer != 1}
+    with pytest.raises(ProtocolError, match="a member that dealt no shares"):
+        read(acknowledged(range(SPARSE.least), few), few)
+    lonely = dict(BODIES)
+    lonely[0] = Signed.create(SPARSE, MEMBERS.identities[0], body(*range(5, 17)))
+    assert read(acknowledged(range(SPARSE.least + 1), lonely), lonely)
+    with pytest.raises(ProtocolError, match="has 7 holders among those who are left"):
+        read(acknowledged(range(SPARSE.least), lonely), lonely)
+
+
+def test_members_of_u2_were_shown_one_u1_and_one_set_of_dealings_and_refuse_no_member() -> None:
+    """C13, C14."""
+    dealings = dealings_digest(SETTING, BODIES.values())
+    good = Acknowledge(b"u" * 32, dealings, ())
+    members = range(SPARSE.least)
+    outside = SPARSE.least + 1
+    assert read(acknowledged(members, t3=replace(good, refused=(outside,))))
+    with pytest.raises(ProtocolError, match="participant 3 was shown another U1"):
+        read(acknowledged(members, t3=replace(good, directory_digest=b"v" * 32)))
+    for other in (
+        replace(good, dealings_digest=ROOT),
+        replace(good, refused=(2,)),
+        replace(good, refused=(2, outside)),
+    ):
+        with pytest.raises(ProtocolError, match="participant 3 has not acknowledged every member"):
+            read(acknowledged(members, t3=other))
+
+
+def test_the_view_covers_u1_the_dealings_of_u2_and_the_acknowledgements() -> None:
+    members = range(SPARSE.least)
+    agreed = acknowledged(members)
+    other = Setting(replace(SPARSE, round_number=2), MEMBERS.roster)
+    forged = BODIES | {1: replace(BODIES[1], signature=bytes(64))}
+    absent = BODIES | {SPARSE.least: replace(BODIES[SPARSE.least], signature=bytes(64))}
+    digests = [
+        view_digest(SETTING, U1, BODIES, agreed),
+        view_digest(other, U1, BODIES, agreed),
+        view_digest(SETTING, KeyDirectory(U1.keys[:-1]), BODIES, agreed),
+        view_digest(SETTING, U1, forged, agreed),
+        view_digest(SETTING, U1, BODIES, acknowledged(range(SPARSE.least + 1))),
+        view_digest(SETTING, U1, BODIES, acknowledged(members, t0=Acknowledge(ROOT, ROOT, ()))),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert view_digest(SETTING, U1, absent, agreed) == digests[0]
 
 
 # ------------------------------------------------------------------ C18 to C25
