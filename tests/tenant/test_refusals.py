@@ -61,12 +61,18 @@ def test_a_plan_outside_the_policy_is_refused_by_its_clause_and_the_round_goes_o
 def test_a_downgraded_suite_and_a_sparse_graph_for_few_are_refused_unless_allowed(
     enrolled: Enrolled, tmp_path: Path
 ) -> None:
-    weaker = {"suites": {"suite": "x25519"}, "complete_up_to": {"neighbours": 4}}
+    weaker = {
+        "suites": {"suite": "x25519"},
+        "complete_up_to": {"neighbours": 4},
+        "sparse_corrupt": {"neighbours": 4},
+    }
     allowing = {"suites": ("x25519-mlkem768", "x25519"), "complete_up_to": 4}
+    strict: dict[str, Any] = {"sparse_corrupt": {"complete_up_to": 4, "sparse_corrupt": 0.5}}
 
     async def refuse(running: Federation, number: int, clause: str) -> None:
         plan = enrolled.plan(round_number=number, **weaker[clause])
-        async with joined(running, config_of(running, "ada", tmp_path)) as node:
+        config = config_of(running, "ada", tmp_path, policy=strict.get(clause, {}))
+        async with joined(running, config) as node:
             context = await running.open(plan)
             assert (await node.until("plan_refused", round=number))["clause"] == clause
             assert "ada" not in (await running.ended(context)).survivors
@@ -79,7 +85,7 @@ def test_a_downgraded_suite_and_a_sparse_graph_for_few_are_refused_unless_allowe
             for number, clause in enumerate(weaker, 1):
                 await refuse(running, number, clause)
             async with joined(running, config_of(running, "ada", tmp_path, policy=allowing)):
-                for number, clause in enumerate(weaker, 3):
+                for number, clause in enumerate(weaker, 4):
                     plan = enrolled.plan(round_number=number, **weaker[clause])
                     status = await running.ended(await running.open(plan))
                     assert list(status.survivors) == list(TENANTS)
