@@ -188,3 +188,15 @@ def test_another_key_under_my_name_is_refused() -> None:
         Participant(
             ALLOWED, identity=impostor, roster=MEMBERS.roster, policy=STRICT, ledger=MemoryLedger()
         )
+
+
+def test_a_sparse_graph_is_for_cohorts_above_the_stated_size_and_not_for_that_size() -> None:
+    sparse = MEMBERS.plan(max_weight=50, neighbours=6)
+    for size, allowed in ((6, True), (7, False), (8, False)):
+        policy = replace(STRICT, complete_up_to=size, min_threshold=2)
+        if allowed:
+            assert participant(sparse, policy).start()
+        else:
+            with pytest.raises(PolicyRefused) as refused:
+                participant(sparse, policy).start()
+            assert refused.value.clause == "complete_up_to"

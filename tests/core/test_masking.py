@@ -1,0 +1,83 @@
+"""The masks of one participant: which streams, with which sign, and what rebuilds them."""
+
+import numpy as np
+import pytest
+
+from secagg import shamir
+from secagg.masking import MASK_KEY, SELF_MASK, Masking, MaskStreams, _Interpolations
+from secagg.prg import Keystream, stream_key, word_dtype
+from secagg.scheme import Opened, Pairwise, ProtectionSecrets, leaf_places
+from secagg.secret import MaskKeyShare, PairwiseSeed, Seed, SelfMaskSeed, SelfMaskShare
+from secagg.testing import SeededRandomness, cohort
+
+PLAN = cohort(5).plan(70_000, suite="x25519")  # two leaves of vector 0, one of vector 1
+DRAW = SeededRandomness("masking")
+SELF = SelfMaskSeed.draw(DRAW)
+PAIRS = {other: PairwiseSeed.draw(DRAW) for other in (0, 1, 3, 4)}
+
+
+def stream(seed: Seed, purpose: str, vector: int, chunk: int, out: np.ndarray) -> np.ndarray:
+    key = stream_key(
+        seed, label="secagg/1 masking", context=PLAN.context, purpose=purpose, vector=vector
+    )
+    Keystream(key).fill(chunk, out)
+    return out
+
+
+def test_an_upload_is_masked_by_its_own_stream_and_each_pairs_by_index() -> None:
+    """y = x + PRG(b) + those with larger indices - those with smaller ones, leaf by leaf."""
+    secrets = ProtectionSecrets(SELF, tuple(Pairwise(other, PAIRS[other]) for other in PAIRS))
+    protector = Masking().protector(PLAN, 2, secrets)
+    for place in leaf_places(PLAN):
+        words = np.arange(place.count, dtype=word_dtype(place.bits))
+        expected = words.copy()
+        protector.protect(words, place)
+        one = np.empty_like(words)
+        expected += stream(SELF, "self_mask", place.vector, place.chunk, one)
+        for other, seed in PAIRS.items():
+            mask = stream(seed, "pairwise_mask", place.vector, place.chunk, one)
+            expected = expected + mask if other > 2 else expected - mask
+        assert np.array_equal(words, expected)
+        assert np.count_nonzero(words == np.arange(place.count)) <= place.count // 1000
+
+
+def test_what_was_added_for_a_pair_is_taken_off_by_the_other_side() -> None:
+    place = leaf_places(PLAN)[0]
+    words = np.zeros(place.count, word_dtype(place.bits))
+    MaskStreams(PLAN, [PAIRS[0]], []).protect(words, place)
+    assert words.any()
+    MaskStreams(PLAN, [], [PAIRS[0]]).open(words, place)
+    assert not words.any()
+
+
+def test_self_masks_of_survivors_and_mask_keys_of_dropouts_are_released_in_dealers_order() -> None:
+    """C24."""
+    held = {
+        dealer: (
+            Opened(SelfMaskShare(bytes([dealer]) * 33), b"s" * 32),
+            Opened(MaskKeyShare(bytes([dealer + 100]) * 33), b"m" * 32),
+        )
+        for dealer in (3, 0, 2)
+    }
+    answers = Masking().answers(frozenset({0, 3}), held)
+    assert [(one.dealer, one.kind, one.share[0], one.opening[:1]) for one in answers] == [
+        (0, SELF_MASK, 0, b"s"),
+        (2, MASK_KEY, 102, b"m"),
+        (3, SELF_MASK, 3, b"s"),
+    ]
+
+
+@pytest.mark.parametrize("value", [shamir.PRIME - 1, 1 << 256])
+def test_shares_of_a_value_that_no_seed_has_rebuild_what_nobody_committed_to(value: int) -> None:
+    """C26: 32 zero bytes, which no commitment is to, instead of an error of another kind."""
+    shares = {holder: SelfMaskShare(value.to_bytes(33)) for holder in range(3)}
+    assert _Interpolations().rebuild(shares, 3) == bytes(32)
+
+
+def test_any_t_shares_rebuild_and_weights_follow_their_holders() -> None:
+    """C36."""
+    weights = _Interpolations()
+    for holders in ((0, 1, 2, 3), (1, 2, 4), (0, 2, 4)):
+        dealt = shamir.split(SELF, range(5), 3, SelfMaskShare, DRAW)
+        shares = {holder: dealt[holder] for holder in holders}
+        assert weights.rebuild(shares, 3) == SELF.expose()
