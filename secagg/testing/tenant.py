@@ -120,6 +120,10 @@ class SimulatedTenant:
         if self.participant is not None:
             self.execute(self.participant.on_deadline())
 
+    def name_for(self, message: bytes) -> str:
+        """The name under which this message is sent: its own. (Simulated links do not ask.)"""
+        return self.name
+
     @property
     def running(self) -> Participant:
         """The participant, which must have joined."""

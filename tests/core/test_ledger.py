@@ -9,8 +9,6 @@ from secagg.ledger import Entry, Ledger, MemoryLedger
 from secagg.sqlite_ledger import SqliteLedger
 from secagg.testing.invariants import InvariantBroken
 from secagg.testing.ledger_conformance import LEDGER_CLAIMS
-from secagg.testing.network import SimulatedNetwork
-from secagg.testing.transport_conformance import TRANSPORT_CLAIMS, RunRound
 
 Claim = Callable[[Ledger], None]
 
@@ -73,18 +71,3 @@ def test_a_bad_ledger_fails_a_claim(bad: type[MemoryLedger]) -> None:
         except InvariantBroken:
             failed.append(claim.__name__)
     assert failed
-
-
-@pytest.mark.parametrize("claim", TRANSPORT_CLAIMS)
-def test_the_simulated_network_meets_the_claims_on_transports(
-    claim: Callable[[RunRound], None],
-) -> None:
-    claim(lambda aggregator, tenants: SimulatedNetwork(aggregator, tenants.values()).run() and None)
-
-
-def test_a_transport_that_loses_a_tenant_fails_a_claim() -> None:
-    def deaf(aggregator, tenants):  # type: ignore[no-untyped-def]
-        SimulatedNetwork(aggregator, list(tenants.values())[:-2]).run()
-
-    with pytest.raises(InvariantBroken):
-        TRANSPORT_CLAIMS[0](deaf)
