@@ -344,7 +344,7 @@ def decode_message(data: bytes) -> Message:
     Raises:
         MalformedMessage: not exactly one message in canonical bytes.
     """
-    kind = _MESSAGES.get(data[5 : 5 + int.from_bytes(data[1:5])]) if len(data) > 5 else None
+    kind = _MESSAGES.get(data[5 : 5 + int.from_bytes(data[1:5])])
     if kind is None:
         raise MalformedMessage("these bytes are no message of secagg/1")
     return decode(kind, data)

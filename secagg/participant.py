@@ -138,7 +138,7 @@ class Participant:
     @property
     def ready(self) -> bool:
         """Whether it waits for `submit`."""
-        return isinstance(self._state, Agreed) and self._over is None
+        return isinstance(self._state, Agreed)
 
     @property
     def upload_size(self) -> int:
