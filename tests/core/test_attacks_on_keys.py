@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secagg import suite as suite_of
 from secagg.errors import MalformedMessage, PolicyRefused, ProtocolError, Step, TooFewSurvivors
 from secagg.messages import (
     Acknowledge,
@@ -24,7 +25,8 @@ from secagg.messages import (
 from secagg.plan import SUITES, Suite
 from secagg.policy import Policy
 from secagg.records import encode
-from secagg.suite import KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES
+from secagg.secret import MaskSeed
+from secagg.suite import KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES, Peer
 from secagg.testing import Outcome, cohort, make_round, make_tenants
 from secagg.testing.invariants import check_invariants
 from tests.core.deviating import (
@@ -401,31 +403,61 @@ def test_tenants_that_were_offered_different_suites_open_nothing_together() -> N
 
 def test_both_secrets_of_a_hybrid_enter_every_key() -> None:
     """Whoever breaks X25519 alone, or ML-KEM alone, opens no bundle and rebuilds no mask."""
-    from secagg import suite
-    from secagg.suite import Peer
-
     c = Coalition().run_to(Step.SHARE_KEYS)
     own = c.tenant(VICTIM).running._state.secrets  # type: ignore[union-attr]
     other = c.tenant(2).running._state.secrets  # type: ignore[union-attr]
     leaf, plan = c.leaf(0, VICTIM).leaf, c.plan
     mine, theirs = Peer(VICTIM, keys_of(c, VICTIM)), Peer(0, keys_of(c, 0))
-    channel, foreign = (suite.private_keys(plan.suite, s.channel) for s in (own, other))
+    channel, foreign = (suite_of.private_keys(plan.suite, s.channel) for s in (own, other))
     bundle = (plan.context, theirs, mine)
-    assert suite.open_sealed(*bundle, channel, leaf.encapsulation, leaf.sealed)
+    assert suite_of.open_sealed(*bundle, channel, leaf.encapsulation, leaf.sealed)
     for half in (
         replace(channel, point=foreign.point),
         replace(channel, kem=foreign.kem),
     ):
         with pytest.raises(MalformedMessage, match="does not open"):
-            suite.open_sealed(*bundle, half, leaf.encapsulation, leaf.sealed)
-    mask = suite.private_keys(plan.suite, own.mask)
-    pad = suite.open_pad(plan.context, theirs, mine, mask, leaf.pad_box, leaf.pad_commitment)
-    right = suite.pairwise_seed(plan.context, mine, theirs, mask, pad, leaf.pad_commitment)
-    without = suite.pairwise_seed(plan.context, mine, theirs, mask, None, leaf.pad_commitment)
-    stranger = suite.private_keys(plan.suite, other.mask)
-    unpaired = suite.pairwise_seed(plan.context, mine, theirs, stranger, pad, leaf.pad_commitment)
+            suite_of.open_sealed(*bundle, half, leaf.encapsulation, leaf.sealed)
+    mask = suite_of.private_keys(plan.suite, own.mask)
+    pad = suite_of.open_pad(plan.context, theirs, mine, mask, leaf.pad_box, leaf.pad_commitment)
+    right = suite_of.pairwise_seed(plan.context, mine, theirs, mask, pad, leaf.pad_commitment)
+    pair, commitment = (plan.context, mine, theirs), leaf.pad_commitment
+    without = suite_of.pairwise_seed(*pair, mask, None, commitment)
+    stranger = suite_of.private_keys(plan.suite, other.mask)
+    unpaired = suite_of.pairwise_seed(
+        plan.context, mine, theirs, stranger, pad, leaf.pad_commitment
+    )
     assert right != without
     assert right != unpaired
+
+
+def test_a_box_opens_for_its_own_dealer_and_holder_alone() -> None:
+    """C39: both are in its key, beside the commitment: a box that another dealer passes on as its
+    own does not open, even if the commitment were made to fit."""
+    c = Coalition().run_to(Step.SHARE_KEYS)
+    context, leaf = c.plan.context, c.leaf(0, VICTIM).leaf
+    state = c.tenant(VICTIM).running._state
+    mask = suite_of.private_keys(c.plan.suite, state.secrets.mask)  # type: ignore[union-attr]
+    peers = [Peer(index, keys_of(c, index)) for index in c.everybody]
+    box, commitment = leaf.pad_box, leaf.pad_commitment
+    assert suite_of.open_pad(context, peers[0], peers[VICTIM], mask, box, commitment)
+    for dealer, holder in ((2, VICTIM), (0, 2), (VICTIM, 0)):
+        with pytest.raises(MalformedMessage, match="does not open"):
+            suite_of.open_pad(context, peers[dealer], peers[holder], mask, box, commitment)
+    with pytest.raises(MalformedMessage, match="does not open"):
+        suite_of.open_pad(bytes(32), peers[0], peers[VICTIM], mask, box, commitment)
+
+
+def test_no_two_pads_of_a_round_are_the_same() -> None:
+    """A holder knows its own pads; those of other pairs and rounds follow from none of them."""
+    mask = MaskSeed(bytes(32))
+    pads = {
+        suite_of.pad_of(context, mask, dealer, holder).expose()
+        for context in (bytes(32), bytes([1]) * 32)
+        for dealer in range(4)
+        for holder in range(4)
+    }
+    assert len(pads) == 2 * 4 * 4
+    assert suite_of.pad_of(bytes(32), MaskSeed(bytes([1]) * 32), 0, 1).expose() not in pads
 
 
 def test_an_honest_hybrid_round_is_the_default() -> None:

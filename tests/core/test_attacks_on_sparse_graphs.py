@@ -178,6 +178,25 @@ def _with(drawn: tuple[int, ...], friends: tuple[int, ...], k: int) -> tuple[int
     return tuple(sorted((*friends, *others[: k - len(friends)])))
 
 
+def test_who_has_too_few_holders_left_loses_its_place_and_the_round_goes_on() -> None:
+    """C21: colluders fall silent before U2, with a victim's shares: nobody could open with it."""
+    plan = cohort(16).plan(4, max_colluders=3, neighbours=9)
+    c = Coalition(plan=plan).run_to(Step.ADVERTISE_KEYS)
+    lists = {index: frozenset(drawn(c, index)) for index in c.everybody}
+    silent, victim = next(
+        (pair, (set(c.everybody) - set(pair) - left.holders.keys()).pop())
+        for pair in combinations(c.everybody, 3)
+        for left in [Edges.of(lists, without(c, pair)).without_too_few(plan.share_threshold)]
+        if len(left.holders) == 12
+    )
+    faults = [Silence(plan.cohort[index], Step.SHARE_KEYS) for index in silent]
+    network = make_round(16, plan=plan, faults=faults)
+    gone = {plan.cohort[index] for index in (*silent, victim)}
+    assert set(network.run().opened.survivors) == set(plan.cohort) - gone
+    check_invariants(network)
+    nobody_honest_is_blamed(network)
+
+
 def test_a_holder_list_that_is_shown_differently_to_different_tenants_finds_no_u2() -> None:
     """C14: the colluder signs two lists; whoever is shown either acknowledges that one."""
     c = Coalition(plan=PLAN).run_to(Step.SHARE_KEYS)
