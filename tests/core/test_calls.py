@@ -6,26 +6,43 @@ import numpy as np
 import pytest
 
 from secagg.aggregator import Aggregator
+from secagg.canonical import Writer
 from secagg.checks import Setting
 from secagg.errors import (
     ConfigError,
+    FaultyCoordinator,
     MalformedMessage,
     PolicyRefused,
     ProtocolError,
     RoundAborted,
+    StaleState,
     Step,
     UsageError,
 )
 from secagg.identity import Identity, Roster
-from secagg.ledger import MemoryLedger
-from secagg.messages import KeyDirectory, Signed
-from secagg.outputs import Aborted, Excluded
+from secagg.ledger import Act, MemoryLedger
+from secagg.messages import (
+    AgreedView,
+    KeyDirectory,
+    Signed,
+    UploadCommitment,
+    decode_message,
+)
+from secagg.outputs import Aborted, Excluded, Persist
 from secagg.participant import Participant
 from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.secret import SealKey
 from secagg.spool import MemorySpool
-from secagg.testing import Cohort, SteppedNetwork, cohort, make_round, make_tenants, policy_for
+from secagg.testing import (
+    Cohort,
+    SimulatedTenant,
+    SteppedNetwork,
+    cohort,
+    make_round,
+    make_tenants,
+    policy_for,
+)
 from secagg.testing.randomness import SeededRandomness
 
 MEMBERS = cohort(4)
@@ -173,6 +190,25 @@ def test_the_end_of_an_upload_may_be_asked_for_again() -> None:
         running.submit(VECTOR)
 
 
+def test_an_upload_that_left_whole_is_finished_after_a_restart_without_its_input() -> None:
+    rounds = network()
+    for tenant in rounds.tenants.values():
+        tenant.submit = list  # type: ignore[method-assign]
+    rounds.begin()
+    tenant = rounds.tenants["t000"]
+    while not tenant.ready:
+        rounds.deliver(0)
+    tenant.running.submit(VECTOR)
+    assert list(tenant.running.upload())
+    restored = Participant.restore(
+        tenant.running.export(KEY), KEY, plan=PLAN, identity=tenant.identity,
+        roster=tenant.roster, policy=tenant.policy, ledger=tenant.ledger,
+    )  # fmt: skip
+    [_, sent] = restored.finish_upload()
+    body = decode_message(sent.message).read(UploadCommitment)
+    assert body.root == tenant.running.upload_root
+
+
 def test_an_uploads_masks_are_gone_once_it_is_committed_and_its_levels_are_not() -> None:
     running = ready()
     running.submit(VECTOR * 2, 10)
@@ -268,6 +304,99 @@ def test_a_plan_is_within_its_roster_cohort_and_committee() -> None:
         Setting(replace(seated, committee=("t001",)), roster)
     with pytest.raises(ConfigError, match=r"\['t003x'\] of the cohort"):
         Setting(replace(PLAN, cohort=("t000", "t001", "t002", "t003x")), MEMBERS.roster)
+
+
+def finished_tenant(round_number: int = 1) -> SimulatedTenant:
+    """A tenant whose round was opened."""
+    done = make_round(4, plan=replace(PLAN, round_number=round_number))
+    assert done.run().result is not None
+    return done.tenants["t000"]
+
+
+def test_a_round_that_was_answered_is_closed_and_its_sealed_states_are_erased() -> None:
+    """C32: nothing more can be committed to it."""
+    tenant = finished_tenant()
+    public, context = tenant.identity.public_key, tenant.running.plan.context
+    entries = tenant.ledger.entries(public, context)
+    assert [entry.act for entry in entries] == list(Act)
+    assert not any(entry.state for entry in entries)
+    with pytest.raises(StaleState, match="not live"):
+        tenant.ledger.record_leaves(public, context, len(tenant.ledger.leaves(public, context)),
+                                    [bytes(32)])  # fmt: skip
+    assert tenant.running.step is Step.UNMASK
+    with pytest.raises(UsageError, match="over for this participant: it has answered"):
+        tenant.running.submit(VECTOR)
+
+
+def test_a_participant_that_answered_is_restored_as_one_that_did() -> None:
+    tenant = finished_tenant()
+    state = tenant.running.export(KEY)
+    again = Participant.restore(
+        state, KEY, plan=tenant.running.plan, identity=tenant.identity, roster=tenant.roster,
+        policy=tenant.policy, ledger=tenant.ledger,
+    )  # fmt: skip
+    assert not again.ready
+    with pytest.raises(UsageError, match="over for this participant: it has answered"):
+        again.submit(VECTOR)
+    assert again.abort("stop") == []
+
+
+@pytest.mark.parametrize("key", [KEY, None])
+def test_with_a_seal_key_every_act_takes_its_sealed_state_into_the_ledger(
+    key: SealKey | None,
+) -> None:
+    ledger, identity = MemoryLedger(), MEMBERS.identities[0]
+    running = Participant(
+        PLAN, identity=identity, roster=MEMBERS.roster, policy=policy_for(PLAN), ledger=ledger,
+        randomness=SeededRandomness("sealed"), seal_key=key,
+    )  # fmt: skip
+    persist, _ = running.start()
+    [entry] = ledger.entries(identity.public_key, PLAN.context)
+    assert isinstance(persist, Persist)
+    assert (persist.name, persist.data) == ("joined", entry.state)
+    if key is None:
+        assert entry.state == b""
+    else:
+        restored = Participant.restore(
+            entry.state, key, plan=PLAN, identity=identity, roster=MEMBERS.roster,
+            policy=policy_for(PLAN), ledger=ledger,
+        )  # fmt: skip
+        assert restored.step is running.step
+        assert repr(restored) == repr(running)
+
+
+@pytest.mark.parametrize("name", ["Nothing", "Advertised"])
+def test_bytes_that_hold_no_state_are_malformed(name: str) -> None:
+    short = Writer().tag("sealed state").text(name).fixed(bytes(12), 12).blob(bytes(15)).finish()
+    long = Writer().tag("sealed state").text(name).fixed(bytes(12), 12).blob(bytes(99)).finish()
+    for data, cause in (
+        (short, "unknown kind of state"),
+        (long, "unknown kind" if name == "Nothing" else "for another round or under another key"),
+        (b"", "malformed sealed state"),
+    ):
+        with pytest.raises(MalformedMessage, match=cause):
+            Participant.restore(
+                data, KEY, plan=PLAN, identity=MEMBERS.identities[0], roster=MEMBERS.roster,
+                policy=policy_for(PLAN), ledger=MemoryLedger(),
+            )  # fmt: skip
+
+
+def test_an_agreed_view_that_comes_again_is_known_and_another_is_refused() -> None:
+    """C35: although no act stands in the ledger for it yet."""
+    rounds = run_until(network(), "agreed_view")
+    view = next(one for one in rounds.waiting if one.label == "agreed_view")
+    tenant = rounds.tenants[view.tenant]
+    running = tenant.running
+    assert running.receive(view.data) == []
+    assert running.receive(view.data) == []
+    other = AgreedView(())
+    with pytest.raises(FaultyCoordinator, match="a second, different AgreedView"):
+        running.receive(encode(other))
+    assert running.ready
+    [_, header] = running.submit(VECTOR)
+    assert running.receive(view.data) == [header]
+    with pytest.raises(FaultyCoordinator, match="a second, different AgreedView"):
+        running.receive(encode(other))
 
 
 # ------------------------------------------------------------------ an aggregator's host
