@@ -84,15 +84,19 @@ def check_knowledge(coalition: Coalition) -> frozenset[frozenset[int]]:
         require(len(members) >= 2, "the input of one tenant can be computed")
         enough = len(members) + len(coalition.colluders) >= plan.least
         require(enough, "a sum over too few tenants can be computed")
-        require(members in _opened(coalition), "a sum over others than the agreed ones is known")
+        agreed = [one & frozenset(coalition.honest) for one in _signed(coalition)]
+        require(members in agreed, "a sum over others than the agreed ones is known")
+    kinds = coalition.witness.kinds
+    right = [all(k == (d not in one) for d, k in kinds.items()) for one in _signed(coalition)]
+    require(not kinds or any(right), "other kinds of share were released than U3 asks for")
     return sums
 
 
-def _opened(coalition: Coalition) -> list[frozenset[int]]:
-    """The honest members of each set of survivors that a quorum may have signed."""
+def _signed(coalition: Coalition) -> list[frozenset[int]]:
+    """Each set of survivors that a quorum may have signed."""
     need = coalition.plan.quorum - len(coalition.colluders)
     return [
-        agreement.indices & frozenset(coalition.honest)
+        agreement.indices
         for body, agreement in coalition.agreements.items()
         if len(coalition.witness.signers_of(body)) >= need
     ]

@@ -42,6 +42,7 @@ def small_plans() -> Iterator[RoundPlan]:
     yield cohort(4).plan(3, round_number=2, suite="x25519")
     yield cohort(5).plan(3, round_number=2, suite="x25519")
     yield cohort(7).plan(3, round_number=2, max_colluders=2, suite="x25519")
+    yield cohort(6).plan(3, round_number=2, max_colluders=1, min_survivors=5, suite="x25519")
     yield cohort(4).plan(3, round_number=2)
     yield cohort(6).plan(3, round_number=2, max_colluders=1, neighbours=4, suite="x25519")
     yield cohort(5).plan(3, round_number=2, max_colluders=1, neighbours=4)
@@ -138,10 +139,17 @@ class LyingCoordinator(RuleBasedStateMachine):
             advance(self.coalition, mark, stage_of(mark), self.members_without(left_out))
 
     @precondition(started)
-    @rule()
-    def everybody_goes_on_in_good_order(self) -> None:
-        for mark in self.marks:
+    @rule(steps=st.integers(1, 5))
+    def everybody_goes_on_in_good_order(self, steps: int) -> None:
+        for mark in [*self.marks] * steps:
             advance(self.coalition, mark, stage_of(mark), self.everybody())
+
+    @precondition(started)
+    @rule(some=SOME, without=LESS, steps=st.integers(1, 5))
+    def some_go_on_alone(self, some: set[int], without: set[int], steps: int) -> None:
+        """The others are left waiting; `without` counts from the first of these steps."""
+        for mark in self.targets(some) * steps:
+            advance(self.coalition, mark, stage_of(mark), self.members_without(without))
 
     @precondition(started)
     @rule(some=SOME, without=LESS, stage=st.sampled_from([s for s in STAGES if s != "upload"]))
