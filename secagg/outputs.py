@@ -42,6 +42,8 @@ class Dispatch:
     recipient: str
     parts: tuple[bytes, ...]
 
+    __match_args__ = ("recipient", "message")
+
     @property
     def message(self) -> bytes:
         """The whole message."""
