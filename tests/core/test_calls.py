@@ -25,12 +25,13 @@ from secagg.messages import (
     AgreedView,
     KeyDirectory,
     Signed,
+    Survivors,
     UploadCommitment,
     decode_message,
 )
 from secagg.outputs import Aborted, Excluded, Persist
 from secagg.participant import Participant
-from secagg.plan import RoundPlan
+from secagg.plan import Deadlines, RoundPlan
 from secagg.records import encode
 from secagg.secret import SealKey
 from secagg.spool import MemorySpool
@@ -517,3 +518,71 @@ def test_a_label_that_nobody_knows_is_refused() -> None:
         aggregator.receive("t000", encode(Signed("gossip", 0, b"", bytes(64))), 0.0)
     with pytest.raises(MalformedMessage, match="for participants"):
         aggregator.receive("t000", encode(KeyDirectory(())), 0.0)
+
+
+def test_each_step_has_its_own_deadline_from_its_own_beginning() -> None:
+    deadlines = Deadlines(1_000, 2_000, 3_000, 4_000, 5_000, 6_000)
+    plan = replace(PLAN, deadlines=deadlines)
+    rounds = SteppedNetwork(
+        Aggregator(plan, MEMBERS.roster, spool=MemorySpool()), make_tenants(MEMBERS, plan).values()
+    )
+    assert rounds.aggregator.deadline == float("inf")
+    rounds.now = 7.0
+    rounds.begin()
+    seen: dict[Step, float] = {}
+    while rounds.aggregator.result is None:
+        step, deadline = rounds.aggregator.step, rounds.aggregator.deadline
+        assert seen.setdefault(step, deadline) == deadline
+        rounds.deliver(0)
+    assert list(seen) == list(Step)
+    assert [seen[step] - 7.0 for step in Step] == [1, 2, 3, 4, 5, 6]
+    assert rounds.aggregator.deadline == float("inf")
+
+
+def test_a_message_of_another_step_or_of_who_left_is_refused_with_its_own_step() -> None:
+    rounds = run_until(network(), "key_directory")
+    aggregator = rounds.aggregator
+    early = Signed.create(PLAN, MEMBERS.identities[0], Survivors(bytes(32), bytes(32)))
+    with pytest.raises(ProtocolError, match="comes in share_keys, which does not wait") as caught:
+        aggregator.receive("t000", encode(early), 0.0)
+    assert caught.value.step is Step.CONSISTENCY_CHECK
+    aggregator.on_silence("t000", 0.0)
+    rounds.deliver(next(i for i, one in enumerate(rounds.waiting) if one.tenant == "t000"))
+    late = next(one for one in rounds.waiting if one.label == "share_keys")
+    with pytest.raises(ProtocolError, match="its sender has left the round") as caught:
+        aggregator.receive("t000", late.data, 0.0)
+    assert caught.value.step is Step.SHARE_KEYS
+
+
+def test_a_message_counts_for_whom_the_transport_authenticated_alone() -> None:
+    """C02."""
+    aggregator = Aggregator(PLAN, MEMBERS.roster, spool=MemorySpool())
+    aggregator.start(0.0)
+    [_, sent] = a_participant().start()
+    with pytest.raises(ProtocolError, match="'t001' sent a message in another participant's name"):
+        aggregator.receive("t001", sent.message, 0.0)
+    with pytest.raises(ProtocolError, match="'t099' is not in the cohort of this round"):
+        aggregator.receive("t099", sent.message, 0.0)
+
+
+def test_an_upload_that_was_not_finished_in_time_is_forgotten() -> None:
+    spool = MemorySpool()
+    plan = MEMBERS.plan(8, max_weight=10, max_colluders=0, share_threshold=3, min_survivors=3)
+    rounds = SteppedNetwork(
+        Aggregator(plan, MEMBERS.roster, spool=spool), make_tenants(MEMBERS, plan).values()
+    )
+    run_until(rounds, "upload_chunk")
+    while rounds.aggregator.step is Step.MASKED_INPUT:
+        chunks = [one for one in rounds.waiting if one.label == "upload_chunk"]
+        kept = [
+            one for one in rounds.waiting if one.tenant != "t003" or one.label != "upload_chunk"
+        ]
+        if len(chunks) and chunks[0].tenant == "t003" and not spool._uploads.get("t003"):
+            rounds.deliver(rounds.waiting.index(chunks[0]))
+        elif kept:
+            rounds.deliver(rounds.waiting.index(kept[0]))
+        else:
+            assert spool._uploads["t003"]
+            rounds.expire()
+    assert "t003" not in spool._uploads
+    assert rounds.aggregator.step is Step.CONSISTENCY_CHECK
