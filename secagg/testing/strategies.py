@@ -8,18 +8,22 @@ from __future__ import annotations
 import dataclasses
 import typing
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from functools import lru_cache
+from itertools import product
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from hypothesis import strategies as st
 
 from secagg.encoding import Values
-from secagg.errors import Step
-from secagg.plan import RoundPlan
+from secagg.errors import ConfigError, Step
+from secagg.plan import RoundPlan, Suite
 from secagg.secret import SecretBytes
 from secagg.testing.cohorts import Cohort, cohort
+from secagg.testing.deviations import DEVIATIONS
 from secagg.testing.faults import (
     DOWN,
     UP,
@@ -33,6 +37,9 @@ from secagg.testing.faults import (
     Silence,
 )
 from secagg.testing.randomness import SeededRandomness
+from secagg.testing.tenant import SimulatedTenant
+
+Graph = Literal["complete", "sparse"]
 
 _RESTARTABLE = (*DOWN, "upload_header", "upload_chunk", "upload_commitment")
 
@@ -47,15 +54,30 @@ class Inputs:
     weights: tuple[int, ...]
 
 
+def cohorts(min_n: int = 3, max_n: int = 7) -> st.SearchStrategy[Cohort]:
+    """Cohorts of the kit, by their size."""
+    return st.integers(min_n, max_n).map(cohort)
+
+
 @st.composite
 def plans(
-    draw: st.DrawFn, min_n: int = 3, max_n: int = 7, max_length: int = 40
+    draw: st.DrawFn,
+    min_n: int = 3,
+    max_n: int = 7,
+    max_length: int = 40,
+    *,
+    suites: Sequence[Suite] = ("x25519-mlkem768",),
+    graphs: Sequence[Graph] = ("complete",),
 ) -> tuple[Cohort, RoundPlan]:
-    """Plans that can work, over every ring width, threshold and f that fit the cohort."""
-    n = draw(st.integers(min_n, max_n))
-    f = draw(st.integers(0, (n - 1) // 3))
+    """Plans that can work, over every ring width, threshold and f that fit the cohort.
+
+    Sparse graphs need five tenants or more; smaller cohorts get the complete one.
+    """
+    members = draw(cohorts(min_n, max_n))
+    n = len(members.names)
+    sparse = sparse_sizes(n) if draw(st.sampled_from(graphs)) == "sparse" else ()
+    f, k = draw(st.sampled_from(sparse)) if sparse else (draw(st.integers(0, (n - 1) // 3)), None)
     quorum = (n + f) // 2 + 1
-    members = cohort(n)
     plan = members.plan(
         draw(st.integers(1, max_length)),
         round_number=draw(st.integers(1, 1 << 32)),
@@ -63,10 +85,29 @@ def plans(
         value_bits=draw(st.integers(4, 32)),
         max_weight=draw(st.sampled_from((1, 2, 100, 1 << 20, 1 << 40))),
         max_colluders=f,
-        share_threshold=draw(st.integers(quorum, n)),
+        share_threshold=draw(st.integers(quorum, n)) if k is None else None,
         min_survivors=draw(st.integers(f + 2, n)),
+        neighbours=k,
+        suite=draw(st.sampled_from(suites)),
     )
     return members, plan
+
+
+@lru_cache(maxsize=64)
+def sparse_sizes(n: int) -> tuple[tuple[int, int], ...]:
+    """(f, k) of every sparse plan over n tenants that can work, but for those with f = 0."""
+    found: list[tuple[int, int]] = []
+    for f, k in product(range(1, (n - 1) // 3 + 1), range(1, n)):
+        with suppress(ConfigError):
+            cohort(n).plan(1, max_colluders=f, neighbours=k, min_survivors=n)
+            found.append((f, k))
+    return tuple(found)
+
+
+def deviants(plan: RoundPlan) -> st.SearchStrategy[dict[str, type[SimulatedTenant]]]:
+    """Up to f tenants that deviate, each in one way (`secagg.testing.deviations`)."""
+    kinds = st.sampled_from(DEVIATIONS)
+    return st.dictionaries(st.sampled_from(plan.cohort), kinds, max_size=plan.max_colluders)
 
 
 def vectors(plan: RoundPlan) -> st.SearchStrategy[Values]:

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from secagg.errors import FaultyParticipant
-from secagg.plan import RoundPlan
-from secagg.testing import Fault, Outcome, SimulatedNetwork, cohort, make_round
+from secagg.plan import SUITES, RoundPlan
+from secagg.testing import Fault, Outcome, SeededRandomness, SimulatedNetwork, cohort, make_round
 from secagg.testing import deviations as d
 from secagg.testing.invariants import check_invariants
+from secagg.testing.strategies import deviants, plans, schedules
 
 CULPRIT = "t001"
 
@@ -45,3 +48,17 @@ def proven(outcome: Outcome) -> set[str]:
 def test_one_deviating_tenant_costs_one_place_at_most(plan: RoundPlan, kind: type) -> None:
     _, outcome = run(plan, kind)
     assert len(outcome.opened.survivors) >= plan.n - plan.max_colluders
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_any_plan_under_any_faults_and_deviations_keeps_the_invariants(data: st.DataObject) -> None:
+    plan = data.draw(plans(4, 8, suites=SUITES, graphs=("complete", "sparse")))[1]
+    kinds, faults = data.draw(deviants(plan)), data.draw(schedules(plan))
+    network = make_round(
+        plan.n, plan=plan, kinds=kinds, faults=faults, piece_bytes=9,
+        jitter=data.draw(st.none() | st.integers(0, 99).map(lambda n: SeededRandomness(f"{n}"))),
+    )  # fmt: skip
+    outcome = network.run()
+    check_invariants(network, kinds)
+    assert (outcome.result is None) != (outcome.error is None)
