@@ -249,8 +249,7 @@ def _bool_op(node: ast.BoolOp) -> Iterator[_Change]:
 
 
 def _compare(node: ast.Compare) -> Iterator[_Change]:
-    texts = [ast.unparse(one) for one in (node.left, *node.comparators)]
-    sides = [f"({text})" if " if " in text else text for text in texts]
+    sides = [_operand(one) for one in (node.left, *node.comparators)]
     signs = [_SIGNS[type(op)] for op in node.ops]
     for place, op in enumerate(node.ops):
         changed = [*signs[:place], SWAPPED[type(op)], *signs[place + 1 :]]
@@ -270,6 +269,13 @@ def _compare(node: ast.Compare) -> Iterator[_Change]:
                 yield _Change(node, "element", f"(({one},) {signs[0]} ({two},))")
         case _:
             pass
+
+
+def _operand(node: ast.expr) -> str:
+    """As it has to be written beside a comparison."""
+    text = ast.unparse(node)
+    loose = ast.BoolOp | ast.IfExp | ast.Lambda | ast.Compare | ast.NamedExpr
+    return f"({text})" if isinstance(node, loose) or text.startswith("not ") else text
 
 
 _SIGNS = {
