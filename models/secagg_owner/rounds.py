@@ -24,6 +24,7 @@ from secagg_owner.state import OwnerFiles, State
 from secagg_owner.subject import NO_MODEL, Publication, Subject
 from secagg_wire.event_log import EventLog
 from secagg_wire.manifest import Origin
+from secagg_wire.recomputation import chosen_leaves
 from secagg_wire.v1 import round_pb2
 
 _LOOK_AGAIN_S = 0.5
@@ -209,10 +210,13 @@ class OwnerRun:
         wanted = self._config.round
         if wanted.recompute == "off":
             return 0
+        numbers = chosen_leaves(
+            plan, wanted.recompute, wanted.recompute_leaves, self._files.drawn(plan.round_number)
+        )
+        if wanted.recompute == "random":
+            self._files.draw(plan.round_number, numbers)
         try:
-            compared = await self._connection.recompute(
-                opened, wanted.recompute, wanted.recompute_leaves
-            )
+            compared = await self._connection.recompute(opened, numbers)
         except ProtocolError as error:
             number = plan.round_number
             self._files.write_refused_sum(number, opened.result.level_sum, opened.transcript)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ from secagg_wire.event_log import EventLog
 from secagg_wire.key_files import KeyFiles
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.manifest import Origin
-from secagg_wire.recomputation import Mode, Recomputation, chosen_leaves
+from secagg_wire.recomputation import Recomputation
 from secagg_wire.v1 import model_service_pb2, round_pb2
 from secagg_wire.v1 import owner_service_pb2 as pb
 
@@ -185,14 +185,13 @@ class OwnerConnection:
             header.sum_root,
         )  # fmt: skip
 
-    async def recompute(self, opened: OpenedRound, mode: Mode, count: int) -> int:
-        """Compute the sum, or leaves of it, again from the uploads; how many were compared.
+    async def recompute(self, opened: OpenedRound, numbers: Sequence[int]) -> int:
+        """Compute these leaves of the sum again from the uploads; how many were compared.
 
         Raises:
             ProtocolError: the sum is not that of the uploads.
             Refusal: the uploads cannot be had.
         """
-        numbers = chosen_leaves(opened.verified.plan, mode, count)
         return await self._recomputation.compare(opened.verified, opened.sum_root, numbers)
 
     async def _transcript(self, context: bytes) -> bytes:

@@ -5,13 +5,14 @@ DATA/adapters/K.bin          what the subject saved after K rounds
 DATA/versions/N/             published versions: manifest and files
 DATA/rounds/R/               plan.bin, transcript.bin, opened_sum.npy, result.json
 DATA/rounds/R/refused_sum.npy    in its place where the sum is not that of the uploads
+DATA/rounds/R/leaves.json        the leaves that were drawn, where round.recompute is "random"
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ class OwnerFiles:
     def write_result(self, number: int, result: Mapping[str, Any]) -> None:
         """How a round ended."""
         _write(self.round_folder(number) / "result.json", _json(result))
+
+    def draw(self, number: int, leaves: Sequence[int]) -> None:
+        """Remember which leaves of a sum were drawn, before anybody hears of it."""
+        _write(self.round_folder(number) / "leaves.json", _json(list(leaves)))
+
+    def drawn(self, number: int) -> tuple[int, ...]:
+        """Inverse; nothing where none were drawn."""
+        path = self.round_folder(number) / "leaves.json"
+        return tuple(json.loads(path.read_bytes())) if path.exists() else ()
 
     def write_sum(self, number: int, level_sum: NDArray[np.int64], transcript: bytes) -> None:
         """What was opened, and the messages that it stands on."""

@@ -2,7 +2,8 @@
 
     claim -> transcript -> numbers drawn -> leaves
 
-The claim (`manifest.Origin`) is fixed before any leaf is chosen. The transcript must be the one
+The claim (`manifest.Origin`) is fixed before any leaf is chosen, and the choice before any leaf is
+asked for: it stands until those very leaves have come. The transcript must be the one
 that the claim names and hold under the caller's own roster. Then leaves of the survivors' uploads
 come one by one, each checked against the root that its tenant signed, and give the sum's leaves,
 each checked against the claimed root (`secagg.recompute`). The coordinator is believed in nothing;
@@ -175,17 +176,26 @@ class _Patience:
 
 
 def chosen_leaves(
-    plan: RoundPlan, mode: Mode, count: int, randomness: Randomness = os.urandom
+    plan: RoundPlan,
+    mode: Mode,
+    count: int,
+    standing: Sequence[int] = (),
+    randomness: Randomness = os.urandom,
 ) -> tuple[int, ...]:
     """The leaves to recompute: all, or `count` drawn at random and the last one, which is the sum
-    of the weights: small, and every coordinate of a mean hangs on it."""
+    of the weights: small, and every coordinate of a mean hangs on it.
+
+    `standing` are those drawn for the same claim before; they stay. Whoever draws afresh after each
+    failure lets a coordinator be away whenever an invented leaf is asked for.
+    """
     total = len(leaf_places(plan))
     match mode:
         case "all":
             return tuple(range(total))
         case "random":
-            drawn = random_leaves(plan, min(count, total), randomness)
-            return tuple(sorted({*drawn, total - 1}))
+            kept, least = set(standing), min(count, total)
+            fresh = random_leaves(plan, least, randomness) if len(kept) < least else ()
+            return tuple(sorted({*kept, *fresh, total - 1}))
         case "off":
             return ()
 

@@ -7,7 +7,6 @@ signed a survivor set, the sum was opened over that set and no other.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +51,7 @@ class SumCheck:
     async def recompute(
         self, claim: Origin, fetched: Fetched, mode: Mode, count: int
     ) -> Recomputed:
-        """Check the own part, then draw leaves and recompute them.
+        """Check the own part, then draw leaves, once for each claim, and recompute them.
 
         Raises:
             ProtocolError: the claimed sum is not that of the uploads, or the transcript has this
@@ -64,7 +63,9 @@ class SumCheck:
             tenant.ledger.entries, tenant.identity.public_key, claim.context
         )
         own_part = require_own_part(fetched, entries, tenant.name)
-        numbers = chosen_leaves(verified.plan, mode, count, os.urandom)
+        numbers = chosen_leaves(verified.plan, mode, count, tenant.store.drawn(claim))
+        if mode == "random":
+            tenant.store.draw(claim, numbers)
         leaves = await self._recomputation.compare(verified, claim.sum_root, numbers)
         return Recomputed(verified, leaves, len(leaf_places(verified.plan)), own_part)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,10 @@ CREATE TABLE evaluation (
     digest BLOB NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (digest, name)
 );
+CREATE TABLE draw (
+    context BLOB NOT NULL, sum_root BLOB NOT NULL, leaves TEXT NOT NULL,
+    PRIMARY KEY (context, sum_root)
+);
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
 );
@@ -45,6 +49,10 @@ _FROM_1 = """
 ALTER TABLE round ADD COLUMN sum_root BLOB;
 ALTER TABLE round ADD COLUMN transcript BLOB;
 ALTER TABLE version ADD COLUMN checked TEXT NOT NULL DEFAULT 'before';
+CREATE TABLE draw (
+    context BLOB NOT NULL, sum_root BLOB NOT NULL, leaves TEXT NOT NULL,
+    PRIMARY KEY (context, sum_root)
+);
 """
 
 
@@ -141,6 +149,21 @@ class TenantStore:
             "SELECT context FROM round WHERE adapter_version > 0 ORDER BY begun_at DESC"
         )
         return [context for (context,) in rows]
+
+    def drawn(self, claim: Origin) -> tuple[int, ...]:
+        """The leaves that were drawn to recompute a claimed sum, in this process or before."""
+        row = self._one(
+            "SELECT leaves FROM draw WHERE context = ? AND sum_root = ?",
+            claim.context, claim.sum_root,
+        )  # fmt: skip
+        return () if row is None else tuple(json.loads(row[0]))
+
+    def draw(self, claim: Origin, leaves: Sequence[int]) -> None:
+        """Remember a draw, before anybody hears of it."""
+        self._write(
+            "INSERT OR REPLACE INTO draw VALUES (?, ?, ?)",
+            claim.context, claim.sum_root, json.dumps(list(leaves)),
+        )  # fmt: skip
 
     def add_version(self, digest: bytes, number: int, checked: str) -> None:
         """A version was accepted: `checked` says by what; its files' hashes are right."""

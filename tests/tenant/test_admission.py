@@ -32,6 +32,7 @@ from tests.coordinator.federation import (
 )
 from tests.coordinator.recomputing import (
     claim_of,
+    deviate,
     fetched,
     finished_round,
     invent,
@@ -344,6 +345,49 @@ def test_an_upload_that_this_tenant_did_not_make_is_told_to_its_operator(
                 refused = await node.until("version_refused")
                 assert "somebody else has this tenant's key" in refused["reason"]
 
+    asyncio.run(scenario())
+
+
+def test_a_draw_stands_until_its_own_leaves_have_come(
+    enrolled: Enrolled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that is away whenever it dislikes the draw gets no other one."""
+    asked: list[list[int]] = []
+
+    async def fails_in_the_end(answers: Any) -> Any:
+        asked.append([])
+        async for answer in answers:
+            if answer.HasField("claimed"):
+                asked[-1].append(answer.number)
+            if answer.number == 16:  # the last one, which is always asked for
+                raise RuntimeError("a fault of the server")
+            yield answer
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            first = await publish(running, 1)
+            plan = enrolled.plan(1 << 20).next_round(1, model_digest=first[1])
+            config = config_of(running, "ada", tmp_path, policy={"recompute_leaves": 3})
+            async with all_joined(running, tmp_path, without=("ada",)):
+                async with joined(running, config) as node:
+                    status = await running.ended(await running.open(plan, first[0]))
+                    await node.until("round_ended")
+                version = await publish(running, 2, claim_of(status))
+            for number in range(2, 5):
+                async with joined(running, config) as node:
+                    await node.until("connected")
+                    following = plan.next_round(number, model_digest=version[1])
+                    await running.open(following, version[0])
+                    given_up = await node.until("round_given_up", round=number)
+                    assert given_up["error"] == "CallFailed"
+                    assert versions_of(node) == ["beginning"]
+                await running.coordinator.rounds.abort(following.context, "enough")
+        assert len(asked) >= 3
+        assert len(asked[0]) >= 2
+        assert all(numbers == asked[0] for numbers in asked)
+
+    server = deviate(monkeypatch)
+    server.leaves = staticmethod(fails_in_the_end)  # type: ignore[assignment]
     asyncio.run(scenario())
 
 

@@ -414,3 +414,6 @@ def test_random_leaves_are_as_many_as_asked_for_and_always_the_weights(enrolled:
     assert chosen_leaves(plan, "random", 10_000) == chosen_leaves(plan, "all", 1)
     assert chosen_leaves(plan, "all", 1) == tuple(range(total))
     assert chosen_leaves(plan, "off", 8) == ()
+    standing = chosen_leaves(plan, "random", 3)
+    assert all(chosen_leaves(plan, "random", 3, standing) == standing for _ in range(20))
+    assert set(standing) < set(chosen_leaves(plan, "random", 15, standing))
