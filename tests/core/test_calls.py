@@ -22,6 +22,7 @@ from secagg.errors import (
 from secagg.identity import Identity, Roster
 from secagg.ledger import Act, MemoryLedger
 from secagg.messages import (
+    Acknowledge,
     AgreedView,
     KeyDirectory,
     Signed,
@@ -586,3 +587,35 @@ def test_an_upload_that_was_not_finished_in_time_is_forgotten() -> None:
             rounds.expire()
     assert "t003" not in spool._uploads
     assert rounds.aggregator.step is Step.CONSISTENCY_CHECK
+
+
+def test_only_what_was_dealt_to_it_can_be_refused_once_and_in_order() -> None:
+    members = cohort(8)
+    plan = members.plan(4, max_colluders=1, neighbours=5, suite="x25519")
+    rounds = SteppedNetwork(
+        Aggregator(plan, members.roster, spool=MemorySpool()), make_tenants(members, plan).values()
+    )
+    run_until(rounds, "acknowledge")
+    said = next(one for one in rounds.waiting if one.label == "acknowledge")
+    signed = decode_message(said.data)
+    assert isinstance(signed, Signed)
+    honest = signed.read(Acknowledge)
+    bodies = rounds.aggregator._bodies
+    dealers = [one for one in bodies if signed.sender in bodies[one].holders]
+    others = [one for one in bodies if one not in dealers and one != signed.sender]
+    assert len(dealers) > 1
+    assert others
+    identity = members.identities[signed.sender]
+    for refused in ((others[0],), (99,), (dealers[0], dealers[0]), (dealers[1], dealers[0])):
+        bad = Signed.create(plan, identity, replace(honest, refused=refused))
+        with pytest.raises(ProtocolError, match="it refuses what was not dealt to it"):
+            rounds.aggregator.receive(said.tenant, encode(bad), 0.0)
+    for changed, cause in (
+        ({"directory_digest": bytes(32)}, "acknowledges another U1"),
+        ({"dealings_digest": bytes(32)}, "acknowledges other dealings"),
+    ):
+        bad = Signed.create(plan, identity, replace(honest, **changed))
+        with pytest.raises(ProtocolError, match=cause):
+            rounds.aggregator.receive(said.tenant, encode(bad), 0.0)
+    good = Signed.create(plan, identity, replace(honest, refused=tuple(sorted(dealers[:2]))))
+    assert rounds.aggregator.receive(said.tenant, encode(good), 0.0) == []

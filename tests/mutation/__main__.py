@@ -17,9 +17,20 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mutation import report, runner
+from tests.mutation.citations import checks_at, checks_of_tests
+from tests.mutation.coverage_map import CoverageMap, environment, observe
+from tests.mutation.operators import Mutant, mutants
+from tests.mutation.runner import Done, Job, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "mutants"
+Tests = list[tuple[str, float]]
+"""Names and usual seconds, in the order to try them."""
 _UNTOUCHED = (
     "blake3", "cryptography.hazmat.primitives.ciphers.aead", "hypothesis.stateful", "nacl", "numpy",
     "pytest",
@@ -89,8 +100,6 @@ def _copy(tree: Path) -> None:
 
 
 def _map(tree: Path, tests: Sequence[str] | None, jobs: int) -> None:
-    from tests.mutation.coverage_map import CoverageMap, observe
-
     path = WORK / "map.json"
     if tests is None and path.exists():
         return
@@ -101,7 +110,7 @@ def _map(tree: Path, tests: Sequence[str] | None, jobs: int) -> None:
     seen.save(path)
 
 
-def _merged(old, new):  # type: ignore[no-untyped-def]
+def _merged(old: CoverageMap, new: CoverageMap) -> CoverageMap:
     """`old`, with what `new` saw in place of what it knew of the same tests."""
     fresh = {test for by_line in new.lines.values() for tests in by_line.values() for test in tests}
     for by_line in old.lines.values():
@@ -116,17 +125,13 @@ def _merged(old, new):  # type: ignore[no-untyped-def]
     return old
 
 
-def _pending(tree: Path, options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _pending(tree: Path, options: argparse.Namespace) -> list[tuple[Mutant, Tests]]:
     """(mutant, tests) of every mutant without a verdict, in order."""
-    from tests.mutation.citations import checks_at, checks_of_tests
-    from tests.mutation.coverage_map import CoverageMap
-    from tests.mutation.operators import mutants
-
     citing = checks_of_tests(tree)
     seen = CoverageMap.load(WORK / "map.json").moved_to(tree)
     modules = options.module or sorted(seen.sources)
     widths, known = seen.widths(), load_results()
-    found = []
+    found: list[tuple[Mutant, Tests]] = []
     for module in modules:
         lines = seen.lines.get(module, {})
         source = (tree / module).read_bytes()
@@ -144,10 +149,10 @@ def _pending(tree: Path, options: argparse.Namespace):  # type: ignore[no-untype
     if options.sample is not None and options.sample < len(found):
         chosen = sorted(random.Random(options.seed).sample(range(len(found)), options.sample))
         found = [found[i] for i in chosen]
-    return [(m, tuple(tests)) for m, tests in found]
+    return found
 
 
-def _touching(lines: dict[int, set[str]], mutant) -> set[str]:  # type: ignore[no-untyped-def]
+def _touching(lines: dict[int, set[str]], mutant: Mutant) -> set[str]:
     """Tests that run the mutated lines; for what runs at import, any that runs the module."""
     if mutant.at_import:
         return set().union(*lines.values()) if lines else set()
@@ -161,7 +166,7 @@ def _touching(lines: dict[int, set[str]], mutant) -> set[str]:  # type: ignore[n
     return touching
 
 
-def _order(tests: Iterable[str], seconds: dict[str, float], widths: dict[str, int]) -> list:  # type: ignore[type-arg]
+def _order(tests: Iterable[str], seconds: dict[str, float], widths: dict[str, int]) -> Tests:
     """Cheap and specific first, and of each parametrised family one after the other."""
     passing = [name for name in tests if name in seconds]
     passing.sort(key=lambda name: hashlib.sha256(name.encode()).digest())  # not all of one kind
@@ -174,7 +179,7 @@ def _order(tests: Iterable[str], seconds: dict[str, float], widths: dict[str, in
     return [(name, seconds[name]) for _, name in sorted(ranked)]
 
 
-def load_results() -> dict[str, dict[str, object]]:
+def load_results() -> dict[str, dict[str, Any]]:
     """Every verdict so far, by the mutant's key."""
     path = WORK / "results.jsonl"
     if not path.exists():
@@ -182,18 +187,18 @@ def load_results() -> dict[str, dict[str, object]]:
     return {one["key"]: one for one in map(json.loads, path.read_text().splitlines())}
 
 
-def _run(trees: Sequence[Path], pending, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+def _run(
+    trees: Sequence[Path], pending: list[tuple[Mutant, Tests]], options: argparse.Namespace
+) -> None:
     """Patched first, in a process that has the package; then on disk what that did not kill."""
     sys.dont_write_bytecode = False
-    from tests.mutation import runner
-
     runner.quiet_settings()
     for needed_by_every_child in _UNTOUCHED:
         importlib.import_module(needed_by_every_child)
-    jobs = [runner.Job(mutant, tests, options.budget) for mutant, tests in pending]
+    jobs = [Job(mutant, tuple(tests), options.budget) for mutant, tests in pending]
     untested = [job for job in jobs if not job.tests]
     for job in untested:
-        _keep(runner.Verdict(job.mutant, "none", "", "no test runs this line", 0.0, ""))
+        _keep(Verdict(job.mutant, "none", "", "no test runs this line", 0.0, ""))
     jobs = [job for job in jobs if job.tests]
     print(f"{len(jobs)} mutants, {len(untested)} more that no test runs", flush=True)
     if not options.on_disk:
@@ -210,25 +215,21 @@ def _run(trees: Sequence[Path], pending, options: argparse.Namespace) -> None:  
 
 def _break_checks(tree: Path, options: argparse.Namespace) -> int:
     """One mutant for each numbered check, and every test of the budget that it turns red."""
-    from tests.mutation import report, runner
-
     chosen = report.telling(tree, report.known_mutants(tree, load_results()))
     options.key = [mutant.key for mutant in chosen.values()]
     runner.quiet_settings()
     pending = [(m, t) for m, t in _pending(tree, options) if not m.at_import]
-    jobs = [runner.Job(mutant, tests, options.budget, to_the_end=True) for mutant, tests in pending]
+    jobs = [Job(mutant, tuple(tests), options.budget, to_the_end=True) for mutant, tests in pending]
     _patched(tree, jobs, options.jobs, _keep_red)
     return 0
 
 
-def _keep_red(verdict) -> None:  # type: ignore[no-untyped-def]
+def _keep_red(verdict: Verdict) -> None:
     with (WORK / "red.jsonl").open("a") as log:
         log.write(json.dumps({"key": verdict.mutant.key, "red": verdict.test.split("\n")}) + "\n")
 
 
 def _report(_options: argparse.Namespace) -> int:
-    from tests.mutation import report
-
     known = report.known_mutants(ROOT, load_results())
     red: dict[str, list[str]] = {key: [one["test"]] for key, one in load_results().items()}
     if (WORK / "red.jsonl").exists():
@@ -243,18 +244,12 @@ def _report(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _patched(tree: Path, jobs, width: int, keep) -> None:  # type: ignore[no-untyped-def]
+def _patched(tree: Path, jobs: Sequence[Job], width: int, keep: Done) -> None:
     """In a child, so that this process stays without the package."""
-    from tests.mutation import runner
-
     pid = os.fork()
     if pid:
         os.waitpid(pid, 0)
         return
-    import pytest
-
-    from tests.mutation.coverage_map import environment
-
     os.chdir(tree)
     os.environ.update(environment(tree))
     sys.path[:0] = [str(tree), str(tree / "protos")]
@@ -270,7 +265,7 @@ def _patched(tree: Path, jobs, width: int, keep) -> None:  # type: ignore[no-unt
 _count = 0
 
 
-def _keep(verdict) -> None:  # type: ignore[no-untyped-def]
+def _keep(verdict: Verdict) -> None:
     global _count
     mutant = verdict.mutant
     with (WORK / "results.jsonl").open("a") as log:

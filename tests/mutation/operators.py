@@ -260,12 +260,12 @@ def _compare(node: ast.Compare) -> Iterator[_Change]:
             left, right = sides[place], sides[place + 1]
             yield _Change(node, "clause", f"({left} {signs[place]} {right})")
     match node:
-        case ast.Compare(left=ast.Tuple(elts=left), comparators=[ast.Tuple(elts=right)]) if len(
-            left
-        ) == len(right):
-            for place in range(len(left)):
-                one = ", ".join(ast.unparse(e) for i, e in enumerate(left) if i != place)
-                two = ", ".join(ast.unparse(e) for i, e in enumerate(right) if i != place)
+        case ast.Compare(left=ast.Tuple(elts=ours), comparators=[ast.Tuple(elts=theirs)]) if len(
+            ours
+        ) == len(theirs):
+            for place in range(len(ours)):
+                one = ", ".join(ast.unparse(e) for i, e in enumerate(ours) if i != place)
+                two = ", ".join(ast.unparse(e) for i, e in enumerate(theirs) if i != place)
                 yield _Change(node, "element", f"(({one},) {signs[0]} ({two},))")
         case _:
             pass

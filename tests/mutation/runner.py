@@ -22,7 +22,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 
@@ -45,6 +46,11 @@ class Job:
     budget: float
     to_the_end: bool = False
     """Whether to go on after a red test, and name them all."""
+
+    def in_few_files(self, most: int = 4) -> Job:
+        """Its tests from the first few files: collecting a file costs more than most tests."""
+        files = list(dict.fromkeys(name.partition("::")[0] for name, _ in self.tests))[:most]
+        return replace(self, tests=tuple(t for t in self.tests if t[0].partition("::")[0] in files))
 
     def chosen(self, killers: Sequence[str] = ()) -> list[tuple[str, float]]:
         """As many as fit the budget, at least one; those that killed neighbours come first."""
@@ -242,7 +248,9 @@ def run_on_disk(trees: Sequence[Path], jobs: Sequence[Job], done: Done) -> None:
     pool = Pool(len(trees), done)
     for job in jobs:
         limit = 90 + 10 * sum(seconds for _, seconds in job.chosen())
-        pool.start(job.mutant, "on disk", limit, lambda say, job=job: None, slots=(trees, job))
+        tree = trees[pool.free_slot()]
+        undo = _written(tree, job.mutant)
+        pool.start(job.mutant, "on disk", limit, partial(_disk_body, tree, job), undo)
     pool.finish()
 
 
@@ -251,7 +259,7 @@ def _disk_body(tree: Path, job: Job, say: Say) -> None:
     os.environ.update(environment(tree))
     sys.path[:0] = [str(tree), str(tree / "protos")]
     watch = _Watch()
-    chosen = job.chosen()
+    chosen = job.in_few_files().chosen()
     files = sorted({name.partition("::")[0] for name, _ in chosen})
     pytest.main(
         [*files, "-q", "-s", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist"],
@@ -272,22 +280,23 @@ class Pool:
         self._done = done
         self._live: dict[int, _Child] = {}
 
+    def free_slot(self) -> int:
+        """The slot that `start` takes next, when one is free."""
+        while not self._free:
+            self._wait()
+        return self._free[0]
+
     def start(
         self,
         mutant: Mutant,
         mode: str,
         limit: float,
         body: Callable[[Say], None],
-        slots: tuple[Sequence[Path], Job] | None = None,
+        undo: Callable[[], None] = lambda: None,
     ) -> None:
-        while not self._free:
-            self._wait()
-        slot = self._free.pop(0)
-        undo: Callable[[], None] = lambda: None  # noqa: E731
-        if slots is not None:
-            tree, job = slots[0][slot], slots[1]
-            undo = _written(tree, mutant)
-            body = lambda say: _disk_body(tree, job, say)  # noqa: E731
+        """Fork a child as soon as a slot is free; `undo` is called after its end."""
+        slot = self.free_slot()
+        self._free.remove(slot)
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
