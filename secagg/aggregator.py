@@ -32,7 +32,7 @@ from secagg.errors import (
     UsageError,
 )
 from secagg.identity import Roster, sha256
-from secagg.intake import Accumulator, Incoming
+from secagg.intake import Accumulator, Each, Incoming
 from secagg.messages import (
     BODIES,
     Acknowledge,
@@ -75,7 +75,8 @@ class Aggregator:
     """One round at the aggregator. `now` is any clock in seconds that does not go back.
 
     `past_disputes` counts each tenant's unmet share deliveries in earlier rounds; they break ties
-    when one of two disputing tenants has to leave.
+    when one of two disputing tenants has to leave. `each` is `map`; with a thread pool's `map` the
+    masks of dropouts, of which there may be many, are taken off in parallel.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Aggregator:
         *,
         spool: Spool,
         past_disputes: Mapping[str, int] | None = None,
+        each: Each = map,
     ) -> None:
         self.plan = plan
         self.step = Step.ADVERTISE_KEYS
@@ -94,6 +96,7 @@ class Aggregator:
         self._setting = Setting(plan, roster)
         self._scheme = scheme_of(plan)
         self._spool = spool
+        self._each = each
         self._expelled: set[int] = set()
         self._over = False
         self._started = False
@@ -575,7 +578,7 @@ class Aggregator:
             raise
         self._shares.clear()
         names = tuple(self.plan.cohort[index] for index in sorted(survivors))
-        return self._sum.open(opener, names)
+        return self._sum.open(opener, names, self._each)
 
     def _evidence_against(self, dealer: str) -> tuple[bytes, ...]:
         """A dealing that does not open: what it signed, and the answers that show it (C26, C39)."""

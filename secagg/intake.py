@@ -7,7 +7,8 @@ leaf, and what protects their sum is taken off in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,9 @@ from secagg.result import Result, read_sum
 from secagg.scheme import LeafPlace, Opener, leaf_places
 
 _UPLOAD = Step.MASKED_INPUT
+
+Each = Callable[[Callable[[LeafPlace], None], Iterable[LeafPlace]], Iterator[None]]
+"""`map`, or the `map` of an executor with threads: does the same to many leaves."""
 
 
 @dataclass(slots=True)
@@ -78,14 +82,14 @@ class Accumulator:
         for place, leaf in zip(leaf_places(self._plan), leaves, strict=True):
             self._packers[place.vector].add(self._slice(place), leaf)
 
-    def open(self, opener: Opener, survivors: tuple[str, ...]) -> Result:
-        """Take the protection off, once, and decode.
+    def open(self, opener: Opener, survivors: tuple[str, ...], each: Each = map) -> Result:
+        """Take the protection off, once, and decode. Leaves do not depend on each other.
 
         Raises:
             FaultyParticipantOrCoordinator: see `read_sum`.
         """
-        for place in leaf_places(self._plan):
-            opener.open(self._slice(place), place)
+        opened = each(lambda place: opener.open(self._slice(place), place), leaf_places(self._plan))
+        deque(opened, maxlen=0)
         return read_sum(self._plan, survivors, self._words)
 
     def _slice(self, place: LeafPlace) -> Words:

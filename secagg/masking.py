@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secagg import shamir, suite
 from secagg.checks import secret_commitment
 from secagg.edges import Edges
@@ -49,20 +52,25 @@ _LABEL = "secagg/1 masking"
 
 
 class MaskStreams:
-    """The keystreams of one vector set, added with their signs. Serves protecting and opening."""
+    """The keystreams of one vector set, added with their signs. Serves protecting and opening.
 
-    __slots__ = ("_minus", "_plus", "_scratch")
+    Threads may share it for different places: each takes a scratch of its own.
+    """
+
+    __slots__ = ("_minus", "_plus", "_scratches")
 
     def __init__(self, plan: RoundPlan, plus: Iterable[Seed], minus: Iterable[Seed]) -> None:
         self._plus = [_streams(plan, seed) for seed in plus]
         self._minus = [_streams(plan, seed) for seed in minus]
-        self._scratch = new_scratch()
+        self._scratches: list[NDArray[np.uint8]] = []
 
     def protect(self, words: Words, place: LeafPlace) -> None:
         """Add the masks of `place` to `words`, in place."""
         plus = [streams[place.vector] for streams in self._plus]
         minus = [streams[place.vector] for streams in self._minus]
-        add_masks(words, place.chunk, plus, minus, self._scratch)
+        scratch = self._scratches.pop() if self._scratches else new_scratch()
+        add_masks(words, place.chunk, plus, minus, scratch)
+        self._scratches.append(scratch)
 
     open = protect
 

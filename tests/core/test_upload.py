@@ -1,18 +1,22 @@
 """An upload goes on where it stands, and stops where its round ends."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from secagg.aggregator import Aggregator
-from secagg.errors import StaleState, UsageError
+from secagg.errors import StaleState, Step, UsageError
+from secagg.intake import Accumulator
 from secagg.masking import Masking
 from secagg.participant import Participant
-from secagg.scheme import ProtectionSecrets
+from secagg.prg import Words
+from secagg.scheme import LeafPlace, ProtectionSecrets
 from secagg.secret import RoundingSeed, SelfMaskSeed
 from secagg.spool import MemorySpool
-from secagg.testing import SteppedNetwork, cohort, make_tenants
+from secagg.testing import Silence, SteppedNetwork, cohort, make_round, make_tenants
 from secagg.upload import Upload
 
 NO_MASKS = ProtectionSecrets(SelfMaskSeed(bytes(32)), ())
@@ -69,3 +73,25 @@ def test_residuals_telescope_to_the_sum_of_the_contributions() -> None:
         sent += plan.quantiser.decode(upload.encoded_levels())
         assert np.abs(wanted - sent - residual).max() < 1e-6
     assert np.abs(residual).max() < 0.05
+
+
+def test_a_sum_that_threads_open_is_the_sum() -> None:
+    """With dropouts; several leaves are under way at once."""
+    plan = cohort(5).plan(400_000, max_weight=1)
+    with ThreadPoolExecutor(4) as pool:
+        network = make_round(
+            plan=plan,
+            faults=[Silence("t002", Step.ACKNOWLEDGE)],
+            aggregator=partial(Aggregator, each=pool.map),
+        )
+        opened = network.run().opened
+    assert np.array_equal(opened.level_sum, network.expected_levels(opened.survivors))
+
+
+def test_a_thread_that_fails_fails_the_opening() -> None:
+    class Fails:
+        def open(self, words: Words, place: LeafPlace) -> None:
+            raise MemoryError
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(MemoryError):
+        Accumulator(cohort(4).plan(200_000)).open(Fails(), ("t000",), pool.map)
