@@ -112,3 +112,11 @@ def test_the_text_form_names_every_step(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["--tenants", "5"]) == 0
     shown = capsys.readouterr().out
     assert all(step.label in shown for step in Step)
+
+
+@pytest.mark.parametrize("tenants", [3, 5, 50])
+def test_a_cohort_that_no_sparse_graph_serves_is_planned_on_the_complete_one(
+    tenants: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graphs = planned(tenants, "--dropout", "0.45", capsys=capsys)["graphs"]
+    assert list(graphs) == ["complete"]  # type: ignore[call-overload]
