@@ -11,6 +11,7 @@ import pytest
 
 from secagg.errors import ConfigError, RoundAborted
 from secagg.identity import Roster
+from secagg.plan import RoundPlan
 from secagg_owner.config import Config
 from secagg_owner.rounds import OwnerRun
 from secagg_owner.service import OwnerConnection
@@ -56,12 +57,28 @@ def test_rounds_one_after_the_other_each_with_its_verified_sum(
     assert all(result["survivors"] == list(TENANTS) for result in results)
     folder = tmp_path / "owner/rounds/1"
     level_sum = np.load(folder / "opened_sum.npy")
-    from secagg.plan import RoundPlan
-
     plan = RoundPlan.decode((folder / "plan.bin").read_bytes())
     expected = sum(drawn(plan, name).astype(np.float64) for name in TENANTS)
     error = np.abs(level_sum * plan.quantiser.scale - expected).max()
     assert error <= len(TENANTS) * plan.quantiser.scale
+
+
+def test_suite_and_neighbours_of_the_configuration_are_those_of_the_plan(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    allowing = {"suites": ("x25519",), "complete_up_to": 4}
+
+    async def scenario() -> list[dict[str, Any]]:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path, policy=allowing),
+        ):
+            return await own(config_of(running, tmp_path, suite="x25519", neighbours=4))
+
+    (result,) = asyncio.run(scenario())
+    assert result["survivors"] == list(TENANTS)
+    plan = RoundPlan.decode((tmp_path / "owner/rounds/1/plan.bin").read_bytes())
+    assert (plan.suite, plan.share_count, plan.complete) == ("x25519", 4, False)
 
 
 def test_a_restarted_owner_goes_on_with_the_round_in_flight(
