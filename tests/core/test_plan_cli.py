@@ -120,3 +120,11 @@ def test_a_cohort_that_no_sparse_graph_serves_is_planned_on_the_complete_one(
 ) -> None:
     graphs = planned(tenants, "--dropout", "0.45", capsys=capsys)["graphs"]
     assert list(graphs) == ["complete"]  # type: ignore[call-overload]
+
+
+def test_a_complete_plan_shows_the_sparse_graph_that_would_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = planned(150, "--colluders", "5", capsys=capsys)
+    assert facts["graph"] == "complete"
+    assert list(facts["graphs"]) == ["complete", "sparse"]  # type: ignore[call-overload]
