@@ -17,6 +17,7 @@ from secagg.errors import (
     RoundAborted,
     StaleState,
     Step,
+    TooFewSurvivors,
     UsageError,
 )
 from secagg.identity import Identity, Roster
@@ -46,6 +47,7 @@ from secagg.testing import (
     policy_for,
 )
 from secagg.testing.randomness import SeededRandomness
+from secagg.transcript import verify_transcript
 
 MEMBERS = cohort(4)
 PLAN = MEMBERS.plan(8, max_weight=10)
@@ -619,3 +621,75 @@ def test_only_what_was_dealt_to_it_can_be_refused_once_and_in_order() -> None:
             rounds.aggregator.receive(said.tenant, encode(bad), 0.0)
     good = Signed.create(plan, identity, replace(honest, refused=tuple(sorted(dealers[:2]))))
     assert rounds.aggregator.receive(said.tenant, encode(good), 0.0) == []
+
+
+LAST_OF = {
+    Step.ADVERTISE_KEYS: "advertise_keys",
+    Step.SHARE_KEYS: "share_keys",
+    Step.ACKNOWLEDGE: "acknowledge",
+    Step.MASKED_INPUT: "upload_commitment",
+    Step.CONSISTENCY_CHECK: Survivors.LABEL,
+    Step.UNMASK: "unmask",
+}
+
+
+@pytest.mark.parametrize("step", LAST_OF)
+@pytest.mark.parametrize("silent", [1, 2])
+def test_a_step_closes_at_its_deadline_over_enough_and_not_over_fewer(
+    step: Step, silent: int
+) -> None:
+    """C05: two of four are too few in every step, three are enough."""
+    rounds = network()
+    rounds.begin()
+    lost = {"t003", "t002"} if silent == 2 else {"t003"}
+    while rounds.aggregator.step <= step and rounds.aggregator.result is None:
+        heard = [
+            place
+            for place, one in enumerate(rounds.waiting)
+            if not (one.tenant in lost and one.label == LAST_OF[step])
+        ]
+        if heard:
+            rounds.deliver(heard[0])
+        else:
+            assert rounds.aggregator.step is step
+            rounds.expire()
+            break
+    if silent == 2:
+        assert isinstance(rounds.error, TooFewSurvivors)
+        assert (rounds.error.have, rounds.error.need, rounds.error.step) == (2, 3, step)
+    else:
+        assert rounds.error is None
+        assert (rounds.aggregator.result is not None) == (step is Step.UNMASK)
+
+
+def test_a_commitment_counts_once_all_its_bytes_have_arrived() -> None:
+    """C17."""
+    rounds = run_until(network(), "upload_chunk")
+    aggregator = rounds.aggregator
+    tenant = next(one.tenant for one in rounds.waiting if one.label == "upload_chunk")
+    running = rounds.tenants[tenant].running
+    whole = b"".join(running.upload())
+    [_, sent] = running.finish_upload()
+    for have in range(len(whole)):
+        with pytest.raises(ProtocolError, match=f"{have} of {len(whole)} bytes have arrived"):
+            aggregator.receive(tenant, sent.message, 0.0)
+        aggregator.absorb(tenant, have, whole[have : have + 1])
+    assert aggregator.receive(tenant, sent.message, 0.0) == []
+    other = next(name for name in PLAN.cohort if name != tenant)
+    index = PLAN.cohort.index(other)
+    body = decode_message(sent.message).read(UploadCommitment)
+    unannounced = Signed.create(PLAN, MEMBERS.identities[index], body)
+    if index not in aggregator._incoming:
+        with pytest.raises(ProtocolError, match=f"0 of {len(whole)} bytes have arrived"):
+            aggregator.receive(other, encode(unannounced), 0.0)
+
+
+def test_what_is_announced_is_in_index_order_whoever_came_first() -> None:
+    """C04: every step in the reverse order of the tenants."""
+    rounds = network()
+    rounds.begin()
+    while rounds.aggregator.result is None:
+        assert rounds.error is None
+        rounds.deliver(len(rounds.waiting) - 1)
+    assert rounds.aggregator.result.survivors == PLAN.cohort
+    verify_transcript(rounds.aggregator.transcript, MEMBERS.roster)
