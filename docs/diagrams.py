@@ -93,9 +93,7 @@ def secrets_in(kind: object) -> list[str]:
 
 def aggregator_steps() -> str:
     """Which messages the aggregator takes in each step, and which one ends the step."""
-    returned = {step: kind.__name__ for kind in typing.get_args(Downlink) for step in Step
-                if f"case {kind.__name__}():\n            return Step.{step.name}\n"
-                in inspect.getsource(messages.downlink_step)}  # fmt: skip
+    returned = {step: kind.__name__ for kind, step in messages._ENDS.items()}
     rows = ["| step | the aggregator takes | and ends it with |", "|---|---|---|"]
     for step in Step:
         taken = [label for label in aggregator.Aggregator._handlers if BODIES[label].STEP is step]

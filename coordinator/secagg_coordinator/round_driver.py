@@ -19,8 +19,9 @@ rounds aborted for now).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from secagg.identity import Roster, sha256
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
 from secagg.plan import RoundPlan
 from secagg.result import Result
-from secagg.scheme import upload_bytes
+from secagg.scheme import LeafPlace, upload_bytes
 from secagg.spool import Spool
 from secagg_coordinator import log
 from secagg_coordinator.archive import Archive
@@ -139,6 +140,13 @@ class _Outbox:
         return sum(len(message) * len(to) for message, to in self.recipients.items())
 
 
+def _in_threads(work: Callable[[LeafPlace], None], places: Iterable[LeafPlace]) -> Iterator[None]:
+    """Take masks off with every core: keystream and addition release the interpreter's lock."""
+    # A pool of its own: the call that waits for it occupies a thread of the coordinator's.
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secagg-opening") as pool:
+        yield from pool.map(work, places)
+
+
 class RoundDriver:
     """One open round. Its coroutines belong to one event loop and take turns."""
 
@@ -157,7 +165,7 @@ class RoundDriver:
         self._spool = spool
         self._archive = Archive(host.data, plan, host.evidence)
         self._aggregator = Aggregator(
-            plan, roster, spool=spool, past_disputes=host.store.disputes()
+            plan, roster, spool=spool, past_disputes=host.store.disputes(), each=_in_threads
         )
         self._began = host.clock()
         self._meter = _Meter(Step.ADVERTISE_KEYS, self._began)

@@ -171,7 +171,8 @@ def test_a_sum_out_of_range_is_refused_when_recomputed() -> None:
     uploads = RoundUploads(network)
     leaves = uploads.leaves["t003"]
     leaves[0] = bytes(byte ^ 0x80 for byte in leaves[0])
-    roots = {**verified.roots, "t003": merkle.root([merkle.bulk_leaf_hash(leaf) for leaf in leaves])}
+    root = merkle.root([merkle.bulk_leaf_hash(leaf) for leaf in leaves])
+    roots = {**verified.roots, "t003": root}
     with pytest.raises(FaultyParticipantOrCoordinator, match="out of range"):
         list(recompute(_changed(verified, roots=roots), uploads, [0]))
 
