@@ -7,9 +7,15 @@ Public, for tests of this package and of hosts that embed it:
     Drop, Delay, Duplicate, ...         faults as values (`faults.py`)
     SeededRandomness                    reproducible bytes; never for secrets
 
-`secagg.testing.strategies` (needs Hypothesis) draws plans, inputs and fault schedules;
-`secagg.testing.ledger_conformance` and `secagg.testing.transport_conformance` are suites for other
-people's implementations. Nothing in the package imports this module.
+Beside them, each described where it is and in docs/testing.md:
+
+    invariants, knowledge       what must hold after any round; what a coordinator can compute
+    deviations, coalition       tenants that deviate; a coordinator that lies
+    strategies                  plans, inputs, faults and deviating tenants (needs Hypothesis)
+    ledger_conformance, transport_conformance, participant_conformance, aggregator_conformance
+                                claims that other people's implementations can be held to
+
+Nothing in the package imports this module.
 """
 
 from secagg.testing.cohorts import Cohort, cohort, make_round, make_tenants, policy_for
