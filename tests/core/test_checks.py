@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from secagg import merkle
+from secagg import merkle, suite
 from secagg.checks import (
     Agreement,
     Directory,
@@ -50,9 +50,10 @@ from secagg.messages import (
     Unmask,
     UploadCommitment,
 )
-from secagg.plan import RoundPlan
+from secagg.plan import RoundPlan, Suite
+from secagg.secret import ChannelSeed, MaskSeed
 from secagg.suite import TAG_BYTES, encapsulation_bytes, pad_box_bytes
-from secagg.testing import cohort
+from secagg.testing import SeededRandomness, cohort
 
 MEMBERS = cohort(20)
 SPARSE = MEMBERS.plan(4, max_colluders=2, neighbours=12)  # t = 8
@@ -208,7 +209,40 @@ def test_a_leaf_hangs_at_its_holders_place_under_its_dealers_root() -> None:
             check_path(replace(signed, holders=(3, 5, 8, 9)), leaf, path[:-1], holder)
 
 
-# ------------------------------------------------------------------ C02 to C05
+# ------------------------------------------------------------------ C02 to C06
+
+
+def advertised(suite_name: Suite, draw: str) -> AdvertiseKeys:
+    randomness = SeededRandomness(draw)
+    return suite.advertise(suite_name, ChannelSeed.draw(randomness), MaskSeed.draw(randomness))
+
+
+def test_no_key_stands_in_two_places_of_one_message() -> None:
+    """C06: neither the X25519 key nor the KEM key of channel and mask may be the same."""
+    hybrid, classic = advertised("x25519-mlkem768", "keys"), advertised("x25519", "keys")
+    suite.check_public_keys("x25519-mlkem768", hybrid)
+    suite.check_public_keys("x25519", classic)
+    for name, spoilt in (
+        ("x25519-mlkem768", replace(hybrid, mask_key=hybrid.channel_key)),
+        ("x25519-mlkem768", replace(hybrid, mask_kem=hybrid.channel_kem)),
+        ("x25519", replace(classic, mask_key=classic.channel_key)),
+    ):
+        with pytest.raises(MalformedMessage, match="channel key and mask key are the same"):
+            suite.check_public_keys(name, spoilt)  # type: ignore[arg-type]
+
+
+def test_a_pad_box_of_another_length_or_suite_is_refused_before_it_is_opened() -> None:
+    """C39."""
+    keys = advertised("x25519-mlkem768", "box")
+    mask = suite.private_keys("x25519-mlkem768", MaskSeed(bytes(32)))
+    one, other = suite.Peer(0, keys), suite.Peer(1, keys)
+    size = pad_box_bytes("x25519-mlkem768")
+    for box in (bytes(size - 1), bytes(size + 1), b""):
+        with pytest.raises(MalformedMessage, match=f"a pad box of {len(box)} bytes"):
+            suite.open_pad(ROOT, one, other, mask, box, ROOT)
+    classic = suite.private_keys("x25519", MaskSeed(bytes(32)))
+    with pytest.raises(MalformedMessage, match=f"a pad box of {size} bytes"):
+        suite.open_pad(ROOT, one, other, classic, bytes(size), ROOT)
 
 
 def test_a_signature_is_verified_once_and_remembered_by_the_whole_record() -> None:
