@@ -238,20 +238,20 @@ class LyingCoordinator(RuleBasedStateMachine):
     # ------------------------------------------------------------------ processes and rounds
 
     @precondition(started)
-    @rule(number=NUMBER, state=NUMBER)
-    def a_second_process_is_started(self, number: int, state: int) -> None:
-        """Any earlier state may be the one it starts from."""
+    @rule(number=NUMBER, back=st.integers(0, 5))
+    def a_second_process_is_started(self, number: int, back: int) -> None:
+        """From its last state, or an earlier one. From now on both are told things."""
         mark = self.mark(number)
         if len(self.marks) < 3 * self.plan.n and mark.past:
-            twin = self.coalition.fork(mark, state % len(mark.past))
+            twin = self.coalition.fork(mark, max(0, len(mark.past) - 1 - back))
             self.marks += [] if twin is None else [twin]
 
     @precondition(started)
-    @rule(number=NUMBER, state=NUMBER)
-    def a_process_comes_back_with_an_old_state(self, number: int, state: int) -> None:
+    @rule(number=NUMBER, back=st.integers(0, 5))
+    def a_process_comes_back_with_an_old_state(self, number: int, back: int) -> None:
         mark = self.mark(number)
         if mark.past:
-            twin = self.coalition.fork(mark, state % len(mark.past))
+            twin = self.coalition.fork(mark, max(0, len(mark.past) - 1 - back))
             self.marks[number % len(self.marks)] = mark if twin is None else twin
 
     @precondition(lambda self: len(self.marks) > 1)
