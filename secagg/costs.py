@@ -26,7 +26,7 @@ class UnitCosts:
     opened_value: float = 4e-9
     """One coordinate of the sum decoded."""
     signature: float = 125e-6
-    """One Ed25519 verification of one record."""
+    """One signed record of another party read, and its Ed25519 signature verified."""
     exchange: float = 45e-6
     """One X25519 exchange with its HKDF."""
     encapsulation: float = 75e-6
