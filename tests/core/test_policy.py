@@ -200,3 +200,23 @@ def test_a_sparse_graph_is_for_cohorts_above_the_stated_size_and_not_for_that_si
             with pytest.raises(PolicyRefused) as refused:
                 participant(sparse, policy).start()
             assert refused.value.clause == "complete_up_to"
+
+
+def test_a_policy_that_pins_no_model_and_no_layout_takes_any() -> None:
+    open_to_all = Policy(MEMBERS.roster.digest, max_colluders=2, min_survivors=5)
+    assert participant(ALLOWED, open_to_all).start()
+    assert participant(replace(ALLOWED, model_digest=bytes(32)), open_to_all).start()
+
+
+def test_what_sparse_graphs_have_to_assume_is_not_asked_of_the_complete_one() -> None:
+    assert participant(ALLOWED, replace(STRICT, sparse_corrupt=0.9)).start()
+    sparse = MEMBERS.plan(max_weight=50, neighbours=6)
+    allowing = replace(STRICT, complete_up_to=0, min_threshold=2)
+    for fraction, allowed in ((2 / 7, True), (0.42, True), (0.43, False)):
+        policy = replace(allowing, sparse_corrupt=fraction)
+        if allowed:
+            assert participant(sparse, policy).start()
+        else:
+            with pytest.raises(PolicyRefused) as refused:
+                participant(sparse, policy).start()
+            assert refused.value.clause == "sparse_corrupt"

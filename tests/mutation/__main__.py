@@ -67,6 +67,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--budget", type=float, default=8.0, help="seconds of tests per mutant")
+    parser.add_argument("--only", nargs="+", metavar="FILE", help="tests of these files, in order")
     parser.add_argument("--observe", nargs="*", metavar="TEST", help="(again) which lines they run")
     parser.add_argument("--again", action="store_true", help="run survivors again")
     parser.add_argument("--patched-only", action="store_true", help="leave the rest for later")
@@ -145,6 +146,9 @@ def _pending(tree: Path, options: argparse.Namespace) -> list[tuple[Mutant, Test
             ordered = _order(_touching(lines, mutant), seen.seconds, widths)
             about = checks_at(source.decode(), mutant.line)
             ordered.sort(key=lambda t: about.isdisjoint(citing.get(t[0].partition("[")[0], ())))
+            if options.only:
+                ordered = [t for t in ordered if t[0].partition("::")[0] in options.only]
+                ordered.sort(key=lambda t: options.only.index(t[0].partition("::")[0]))
             found.append((mutant, ordered))
     if options.sample is not None and options.sample < len(found):
         chosen = sorted(random.Random(options.seed).sample(range(len(found)), options.sample))
