@@ -205,7 +205,12 @@ class RoundMachine(RuleBasedStateMachine):
         outcome = self.network.outcome
         assert (outcome.result is None) != (outcome.error is None)
         if not self.tampered:
-            accusers = [one for one in outcome.refused if isinstance(one.error, FaultyCoordinator)]
+            accusers = [
+                one.envelope.tenant
+                for one in outcome.refused
+                if isinstance(one.error, FaultyCoordinator)
+                and one.envelope.tenant not in self.kinds
+            ]
             assert not accusers, "an honest coordinator was proven faulty"
         if self.harm_left == self.harm_at_first and not set(self.kinds.values()) & set(ENDS_ROUNDS):
             assert outcome.result is not None, f"nobody was lost, and: {outcome.error}"
@@ -218,5 +223,5 @@ TestRound.settings = settings(max_examples=80, stateful_step_count=30)
 @pytest.mark.slow
 def test_many_more_rounds() -> None:
     run_state_machine_as_test(
-        RoundMachine, settings=settings(max_examples=3000, stateful_step_count=60)
+        RoundMachine, settings=settings(max_examples=2000, stateful_step_count=60)
     )

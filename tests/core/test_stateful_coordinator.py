@@ -338,5 +338,5 @@ TestLyingCoordinator.settings = settings(max_examples=80, stateful_step_count=14
 @pytest.mark.slow
 def test_many_more_rounds() -> None:
     run_state_machine_as_test(
-        LyingCoordinator, settings=settings(max_examples=5000, stateful_step_count=30)
+        LyingCoordinator, settings=settings(max_examples=1500, stateful_step_count=30)
     )
