@@ -31,8 +31,9 @@ from secagg.messages import (
     UploadCommitment,
     decode_message,
 )
-from secagg.outputs import Aborted, Excluded, Persist
+from secagg.outputs import Aborted, Excluded, Persist, Send
 from secagg.participant import Participant
+from secagg.participant_steps import Answered
 from secagg.plan import Deadlines, RoundPlan
 from secagg.records import encode
 from secagg.secret import SealKey
@@ -75,15 +76,20 @@ def run_until(rounds: SteppedNetwork, label: str) -> SteppedNetwork:
     return rounds
 
 
-def ready() -> Participant:
-    """A participant that waits for its input."""
+def ready_tenant() -> tuple[Participant, SimulatedTenant]:
+    """A participant that waits for its input, and its tenant."""
     rounds = network()
     for tenant in rounds.tenants.values():
         tenant.submit = list  # type: ignore[method-assign]
     rounds.begin()
     while not rounds.tenants["t000"].ready:
         rounds.deliver(0)
-    return rounds.tenants["t000"].running
+    return rounds.tenants["t000"].running, rounds.tenants["t000"]
+
+
+def ready() -> Participant:
+    """A participant that waits for its input."""
+    return ready_tenant()[0]
 
 
 # ------------------------------------------------------------------ a participant's host
@@ -401,6 +407,62 @@ def test_an_agreed_view_that_comes_again_is_known_and_another_is_refused() -> No
     assert running.receive(view.data) == [header]
     with pytest.raises(FaultyCoordinator, match="a second, different AgreedView"):
         running.receive(encode(other))
+
+
+def test_a_request_of_an_earlier_step_gets_the_same_bytes_while_the_input_is_awaited() -> None:
+    """C35."""
+    rounds = network()
+    for tenant in rounds.tenants.values():
+        tenant.submit = list  # type: ignore[method-assign]
+    rounds.begin()
+    directory = b""
+    while not rounds.tenants["t000"].ready:
+        if rounds.waiting[0].label == "key_directory":
+            directory = rounds.waiting[0].data
+        rounds.deliver(0)
+    running = rounds.tenants["t000"].running
+    [again] = running.receive(directory)
+    assert isinstance(again, Send)
+    assert again.message == next(
+        one.data for one in rounds.sent if (one.tenant, one.label) == ("t000", "share_keys")
+    )
+    assert running.ready
+
+
+def test_a_restart_in_the_middle_of_an_upload_asks_for_the_input_again() -> None:
+    running, tenant = ready_tenant()
+    running.submit(VECTOR)
+    restored = Participant.restore(
+        running.export(KEY), KEY, plan=PLAN, identity=tenant.identity, roster=tenant.roster,
+        policy=tenant.policy, ledger=tenant.ledger,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"upload\(\) comes after submit\(\)"):
+        next(restored.upload())
+    restored.submit(VECTOR)
+    assert b"".join(restored.upload()) == b"".join(running.upload())
+
+
+def test_who_leaves_keeps_no_secret_and_who_answered_its_view() -> None:
+    running, _ = ready_tenant()
+    running.abort("stop")
+    assert running._state == Answered(bytes(32))
+    fresh = a_participant()
+    fresh.abort("stop")
+    assert fresh._state is None
+    tenant = finished_tenant()
+    assert isinstance(tenant.running._state, Answered)
+    assert tenant.running._state.view != bytes(32)
+
+
+def test_a_sealed_state_ends_where_it_ends() -> None:
+    """C01."""
+    running, tenant = ready_tenant()
+    for data in (running.export(KEY) + b"\0", running.export(KEY)[:-1]):
+        with pytest.raises(MalformedMessage, match="malformed sealed state"):
+            Participant.restore(
+                data, KEY, plan=PLAN, identity=tenant.identity, roster=tenant.roster,
+                policy=tenant.policy, ledger=tenant.ledger,
+            )  # fmt: skip
 
 
 # ------------------------------------------------------------------ an aggregator's host
