@@ -148,7 +148,7 @@ def _pending(tree: Path, options: argparse.Namespace) -> list[tuple[Mutant, Test
             ordered.sort(key=lambda t: about.isdisjoint(citing.get(t[0].partition("[")[0], ())))
             if options.only:
                 ordered = [t for t in ordered if t[0].partition("::")[0] in options.only]
-                ordered.sort(key=lambda t: options.only.index(t[0].partition("::")[0]))
+                ordered.sort(key=lambda t: (options.only.index(t[0].partition("::")[0]), t[1]))
             found.append((mutant, ordered))
     if options.sample is not None and options.sample < len(found):
         chosen = sorted(random.Random(options.seed).sample(range(len(found)), options.sample))
