@@ -138,7 +138,7 @@ USUAL = Programme(
         _by_d(10, 10_000, 100_000, 1_000_000, 10_000_000),
         _by_dropout(20, 1_000_000, 0.0, 0.1, 0.2, 0.3),
     ),
-    most_tenants={FLOWER: 100, FEDAVG: 100, NVFLARE: 100},
+    most_tenants={FLOWER: 50, FEDAVG: 100, NVFLARE: 100},
     most_work={FLOWER: 1e8, FEDAVG: 1e8, NVFLARE: 2e7},
 )
 
