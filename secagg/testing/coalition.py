@@ -38,7 +38,6 @@ from secagg.messages import (
     ShareKeys,
     ShareKeysBody,
     Signed,
-    Survivor,
     Survivors,
     SurvivorSet,
     UploadCommitment,
@@ -50,7 +49,7 @@ from secagg.records import encode
 from secagg.scheme import upload_bytes
 from secagg.testing.cohorts import Cohort, make_tenants
 from secagg.testing.faults import UPLOAD_CHUNK
-from secagg.testing.invariants import Witness
+from secagg.testing.invariants import InvariantBroken, Witness
 from secagg.testing.randomness import SeededRandomness
 from secagg.testing.tenant import SimulatedTenant
 
@@ -215,15 +214,20 @@ class Coalition:
         """Take what an honest tenant said."""
         for data in messages:
             message = decode_message(data)
+            signed = message.body if isinstance(message, ShareKeys) else message
+            if not isinstance(signed, Signed):
+                raise InvariantBroken(f"{mark.tenant.name} sent what is no participant's message")
             if isinstance(message, ShareKeys):
-                self.dealings[mark.index], signed = message, message.body
-            elif isinstance(message, Signed):
-                signed = message
+                self.dealings[mark.index] = message
             self.said.setdefault(signed.label, {})[mark.index] = signed
             self.witness.see(mark.tenant.name, signed.label, data)
 
     def note(self, mark: Mark, message: object) -> None:
-        """Remember what a tenant was brought to accept."""
+        """Remember what a tenant was brought to accept.
+
+        Raises:
+            InvariantBroken: it accepted something before what has to come first.
+        """
         match message:
             case KeyDirectory():
                 mark.directory = message
@@ -236,10 +240,10 @@ class Coalition:
                 size = upload_bytes(self.plan)
                 mark.survivors = checks.read_survivors(self.setting, mark.view, message, size)
                 self.agreements[encode(mark.survivors.body)] = mark.survivors
-            case Quorum():
+            case Quorum() if mark.survivors:
                 mark.answered = True
             case _:
-                pass
+                raise InvariantBroken(f"it took a {type(message).__name__} out of order")
 
     # ------------------------------------------------------------------ what can be bundled
 
@@ -295,10 +299,6 @@ class Coalition:
         forged = mark.survivors.body if mark.survivors else Survivors(bytes(32), bytes(32))
         return Quorum(self._signed(signers, said, forged))
 
-    def agreement(self, view: bytes, members: Iterable[Survivor]) -> Agreement:
-        """What a signature over these survivors would be over."""
-        return Agreement.over(self.setting, view, tuple(members))
-
     def read_view(
         self, directory: KeyDirectory, delivery: ShareDelivery, agreed: AgreedView
     ) -> View:
@@ -319,8 +319,7 @@ class Coalition:
 
     def replace_dealing(self, mark: Mark, dealer: int, dealing: ShareKeys) -> None:
         """From now on a colluder's dealing for the U1 that this tenant accepted is this one."""
-        if mark.directory is not None:
-            self.colluders[dealer].replace_dealing(mark.directory, dealing)
+        self.colluders[dealer].replace_dealing(mark.directory or KeyDirectory(()), dealing)
 
     def dealing(self, mark: Mark, dealer: int) -> ShareKeys | None:
         """What a dealer dealt to the U1 that this tenant accepted, if it did."""

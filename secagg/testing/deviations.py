@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -86,8 +87,8 @@ class DeviatingTenant(SimulatedTenant):
             message = decode_message(data)
             if isinstance(message, ShareKeys):
                 changed.append(encode(self.deal(message)))
-            elif isinstance(message, Signed):
-                changed += self._said(message)
+            else:
+                changed += self._said(cast(Signed, message))
         return changed
 
     def _said(self, signed: Signed) -> list[bytes]:
@@ -99,9 +100,8 @@ class DeviatingTenant(SimulatedTenant):
 
     def keep_own(self, signed: Signed) -> None:
         """Go on with this as its own message, so that its own checks let it."""
-        state = self.running._state
-        if isinstance(state, steps.Advertised | steps.Dealt | steps.Acknowledged):
-            self.running._state = replace(state, own=signed)
+        state = cast(steps.Acknowledged, self.running._state)
+        self.running._state = replace(state, own=signed)
 
     def others(self) -> tuple[int, ...]:
         """The other members of the cohort."""
@@ -286,10 +286,9 @@ class PoisonedUpload(DeviatingTenant):
     def submit(self) -> list[bytes]:
         """See the class."""
         messages = super().submit()
-        upload = self.running._upload
-        if upload is not None and self.record_levels:
-            upload.levels = self._poisoned(upload.levels)  # type: ignore[method-assign, assignment]
-            self.levels = self.running.encoded_levels()
+        upload = self.running._submitted()
+        upload.levels = self._poisoned(upload.levels)  # type: ignore[method-assign, assignment]
+        self.levels = self.running.encoded_levels()
         return messages
 
     def _poisoned(self, honest: Callable[[LeafPlace], Levels]) -> Callable[[LeafPlace], Levels]:
@@ -303,10 +302,8 @@ class RandomUpload(DeviatingTenant):
     def submit(self) -> list[bytes]:
         """See the class."""
         messages = super().submit()
-        upload = self.running._upload
-        if upload is not None:
-            upload.levels = self._random  # type: ignore[method-assign]
-            self.levels = None
+        self.running._submitted().levels = self._random  # type: ignore[method-assign]
+        self.levels = None
         return messages
 
     def _random(self, place: LeafPlace) -> Levels:
@@ -396,8 +393,8 @@ class TwoFaced(DeviatingTenant):
                 return (body, replace(body, members_digest=bytes(32)))
             case Unmask():
                 return (body, replace(body, view=bytes(32)))
-            case _:
-                return (body,)
+            case ShareKeysBody():
+                raise TypeError("dealings go through `deal`")
 
 
 class Nonsense(DeviatingTenant):

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from secagg.aggregator import Aggregator
 from secagg.errors import ProtocolError, SecaggError, Step
 from secagg.messages import ShareKeys, Signed, UploadCommitment, UploadHeader, decode_message
-from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished, Persist
+from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Persist
 from secagg.plan import RoundPlan
 from secagg.result import Result
 from secagg.spool import Spool
@@ -34,7 +34,6 @@ from secagg.testing.faults import (
     DOWN,
     DOWN_NAMES,
     PLAN,
-    STEP_OF,
     UNREADABLE,
     UPLOAD_CHUNK,
     Delay,
@@ -298,8 +297,8 @@ class SimulatedNetwork:
                     self.excluded.append(output)
                 case Aborted():
                     self.error = output.error
-                case Finished():
-                    pass  # the aggregator keeps its result
+                case _:
+                    pass  # finished: the aggregator keeps its result
 
     # ------------------------------------------------------------------ to a tenant
 
@@ -382,9 +381,6 @@ class SimulatedNetwork:
     def _send_up(self, tenant: SimulatedTenant, messages: list[bytes], copy: int = 0) -> None:
         for message in messages:
             label = uplink_label(message)
-            if self._silent_from(tenant.name, STEP_OF.get(label)):
-                self.gone.add(tenant.name)
-                return
             self.post(Envelope(tenant.name, label, message, copy=copy, life=tenant.life))
 
     # ------------------------------------------------------------------ processes that die
@@ -519,9 +515,8 @@ class SteppedNetwork(SimulatedNetwork):
         randomness = SeededRandomness(f"second process {tenant} {self._lives[tenant]}")
         twin = self.tenants[tenant].twin(number, randomness)
         self._enlist(twin)
-        if twin.ready:
-            self._submit(twin)
-            self._settle()
+        self._resume(twin)
+        self._settle()
         return twin
 
     def silence(self, tenant: str) -> None:

@@ -71,7 +71,7 @@ def plans(
 ) -> tuple[Cohort, RoundPlan]:
     """Plans that can work, over every ring width, threshold and f that fit the cohort.
 
-    Sparse graphs need five tenants or more; smaller cohorts get the complete one.
+    Sparse graphs need four tenants or more; smaller cohorts get the complete one.
     """
     members = draw(cohorts(min_n, max_n))
     n = len(members.names)
@@ -99,7 +99,7 @@ def sparse_sizes(n: int) -> tuple[tuple[int, int], ...]:
     found: list[tuple[int, int]] = []
     for f, k in product(range(1, (n - 1) // 3 + 1), range(1, n)):
         with suppress(ConfigError):
-            cohort(n).plan(1, max_colluders=f, neighbours=k, min_survivors=n)
+            cohort(n).plan(1, max_colluders=f, neighbours=k, min_survivors=f + 2)
             found.append((f, k))
     return tuple(found)
 

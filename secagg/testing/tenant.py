@@ -12,7 +12,7 @@ from secagg.encoding import Values
 from secagg.errors import SecaggError, Step
 from secagg.identity import Identity, Roster
 from secagg.ledger import Ledger
-from secagg.outputs import Aborted, Finished, ParticipantOutput, Persist, Send
+from secagg.outputs import Aborted, Finished, ParticipantOutput, Send
 from secagg.participant import Participant
 from secagg.plan import RoundPlan
 from secagg.policy import Policy
@@ -142,8 +142,8 @@ class SimulatedTenant:
                     self.failure = output.error
                 case Finished():
                     self.finished = True
-                case Persist():
-                    pass  # the ledger and `remember_state` hold it
+                case _:
+                    pass  # persist: the ledger and `remember_state` hold it
         return messages
 
     @property

@@ -179,12 +179,12 @@ def impostor(victim: Identity) -> type[SimulatedTenant]:
 
         def offer(self, plan: bytes) -> list[bytes]:
             """The other's keys, then its own."""
-            return [encode(self._forged(RoundPlan.decode(plan))), *super().offer(plan)]
+            self._said_first = encode(self._forged(RoundPlan.decode(plan)))
+            return [self._said_first, *super().offer(plan)]
 
         def name_for(self, message: bytes) -> str:
             """The name under which this message is sent, with its own credentials."""
-            forged = encode(self._forged(self.running.plan)) if self.participant else b""
-            return victim.tenant if message == forged else self.name
+            return victim.tenant if message == self._said_first else self.name
 
         def _forged(self, plan: RoundPlan) -> Signed:
             seeds = ChannelSeed(b"c" * 32), MaskSeed(b"m" * 32)

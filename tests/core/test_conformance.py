@@ -219,6 +219,14 @@ class Pads(CoreHost):
         return super().upload(offset) + b"\0"
 
 
+class StrayBits(CoreHost):
+    """Sets bits after the weight's last one."""
+
+    def upload(self, offset: int) -> bytes:
+        whole = super().upload(offset)
+        return whole[:-1] + b"\xff" if whole else whole
+
+
 class TakesAnyInput(CoreHost):
     def submit(self, vector: np.ndarray, weight: int) -> bytes:
         size = self._tenant.running.plan.layout.size
@@ -252,7 +260,7 @@ class TakesAnyLeaf(ledger.MemoryLedger):
 
 BAD_HOSTS: list[type[CoreHost]] = [
     NeverRefuses, RefusesEverything, Doubles, OpensWrongly, ForgetsEverything, StaysDead,
-    NeverGivesUp, Pads, TakesAnyInput, UploadsAnything,
+    NeverGivesUp, Pads, StrayBits, TakesAnyInput, UploadsAnything,
 ]  # fmt: skip
 
 
@@ -291,6 +299,7 @@ EXPECTED: dict[type[CoreHost], set[Claim]] = {
     StaysDead: {claims.after_a_restart_it_goes_on},
     NeverGivesUp: {claims.after_its_deadline_it_says_nothing},
     Pads: {claims.its_upload_is_what_it_signs},
+    StrayBits: {claims.its_upload_is_what_it_signs},
     TakesAnyInput: {claims.inputs_that_do_not_fit_are_refused},
     UploadsAnything: {claims.another_input_after_a_restart_is_refused},
 }
