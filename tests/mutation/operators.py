@@ -51,7 +51,7 @@ class Mutant:
 
     def apply(self, source: bytes) -> bytes:
         """The mutated module, with every other line where it was."""
-        gone = source[self.start : self.stop].count(b"\n")
+        gone = source[self.start : self.stop].count(b"\n") - self.after.count("\n")
         return source[: self.start] + self.after.encode() + b"\n" * gone + source[self.stop :]
 
 
@@ -86,22 +86,9 @@ def mutants(module: str, source: bytes) -> list[Mutant]:
             module, function, node.lineno, node.end_lineno, change.operator,  # type: ignore[attr-defined]
             before, after, start, stop, key, at_import,
         )  # fmt: skip
-        if _compiles(_spliced(mutant, source)):
-            made.append(mutant)
+        made.append(mutant)
     unique = {(one.start, one.stop, one.after.strip("()\n")): one for one in reversed(made)}
     return sorted(unique.values(), key=lambda one: (one.line, one.start, one.stop, one.after))
-
-
-def _spliced(mutant: Mutant, source: bytes) -> bytes:
-    return source[: mutant.start] + mutant.after.encode() + source[mutant.stop :]
-
-
-def _compiles(source: bytes) -> bool:
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        return False
-    return True
 
 
 def _changes(tree: ast.Module) -> Iterator[tuple[str, str, bool, _Change]]:

@@ -15,6 +15,10 @@ def check(one: int, others: list[int] | None = None) -> list[int]:
     if one > LIMIT or one in (others or []):
         raise ValueError(f"{one + 1} is over {LIMIT}")  # C06
     note(one)
+    if one < 0 or not all(
+        other for other in others or []
+    ):
+        raise ValueError
     return sorted(other for other in others or [] if other < one)
 '''
 
