@@ -393,7 +393,7 @@ class TwoFaced(DeviatingTenant):
                 return (body, replace(body, members_digest=bytes(32)))
             case Unmask():
                 return (body, replace(body, view=bytes(32)))
-            case ShareKeysBody():
+            case _:
                 raise TypeError("dealings go through `deal`")
 
 
