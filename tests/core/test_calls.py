@@ -755,3 +755,32 @@ def test_what_is_announced_is_in_index_order_whoever_came_first() -> None:
         rounds.deliver(len(rounds.waiting) - 1)
     assert rounds.aggregator.result.survivors == PLAN.cohort
     verify_transcript(rounds.aggregator.transcript, MEMBERS.roster)
+
+
+def test_the_result_is_handed_out_once_with_the_answer_that_opens_it() -> None:
+    rounds = run_until(network(), "unmask")
+    handed: list[object] = []
+    while rounds.waiting:
+        if rounds.waiting[0].label != "unmask":
+            rounds.deliver(0)
+            continue
+        answer = rounds.waiting.pop(0)
+        handed += rounds.aggregator.receive(answer.tenant, answer.data, 0.0)
+    assert [type(one).__name__ for one in handed] == ["Finished"]
+    assert handed[0].result is rounds.aggregator.result  # type: ignore[attr-defined]
+    assert rounds.aggregator.on_silence("t000", 1.0) == []
+    assert rounds.aggregator.abort("too late") == []
+
+
+def test_a_threshold_above_the_quorum_asks_for_as_many_signatures() -> None:
+    plan = MEMBERS.plan(4, share_threshold=4, suite="x25519")
+    assert plan.quorum == 3
+    rounds = SteppedNetwork(
+        Aggregator(plan, MEMBERS.roster, spool=MemorySpool()), make_tenants(MEMBERS, plan).values()
+    )
+    run_until(rounds, Survivors.LABEL)
+    while len(rounds.waiting) > 1:
+        rounds.deliver(0)
+    rounds.expire()
+    assert isinstance(rounds.error, TooFewSurvivors)
+    assert (rounds.error.have, rounds.error.need) == (3, 4)
