@@ -126,7 +126,7 @@ class Aggregator:
 
     @property
     def waiting(self) -> tuple[str, ...]:
-        """Tenants whose answer the running step still waits for."""
+        """Tenants that the running step waits for, with those that have answered already."""
         return tuple(self.plan.cohort[index] for index in sorted(self._waiting))
 
     @property
