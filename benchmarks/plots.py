@@ -173,8 +173,9 @@ def _stack(plot: Axes, costs: Sequence[dict[str, float]]) -> None:
         parts = [cost[step] / total for cost, total in zip(costs, totals, strict=True)]
         plot.bar(range(len(costs)), parts, 0.72, bottom, color=_STEP_COLOURS[step], label=step)
         bottom = [below + part for below, part in zip(bottom, parts, strict=True)]
+    size = 8 if len(costs) <= 5 else 6.5
     for place, total in enumerate(totals):
-        plot.text(place, 1.02, _duration(total), ha="center", color=_INK, fontsize=8)
+        plot.text(place, 1.02, _duration(total), ha="center", color=_INK, fontsize=size)
     plot.set_ylim(0, 1.12)
     plot.set_yticks((0, 0.5, 1), ("0", "1/2", "1"))
     plot.grid(visible=False, axis="x")
