@@ -5,11 +5,20 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from secagg.aggregator import Aggregator
 from secagg.errors import PolicyRefused, ProtocolError, StaleState, Step, TooFewSurvivors
 from secagg.messages import AgreedView, KeyDirectory, Quorum, ShareKeysBody
 from secagg.records import encode
 from secagg.result import Result
-from secagg.testing import Silence, SimulatedTenant, SteppedNetwork, cohort, make_round
+from secagg.spool import MemorySpool
+from secagg.testing import (
+    Silence,
+    SimulatedTenant,
+    SteppedNetwork,
+    cohort,
+    make_round,
+    make_tenants,
+)
 from secagg.testing.aggregator_conformance import CoreAggregator, HostedAggregator
 from secagg.testing.coalition import Coalition, Mark
 from secagg.testing.deviations import OtherKind, RandomUpload, TwoFaced
@@ -22,6 +31,7 @@ from secagg.testing.invariants import (
 )
 from secagg.testing.stage import setup, small
 from secagg.testing.strategies import sparse_sizes
+from secagg.testing.transport_conformance import impostor
 
 
 def test_a_round_that_opened_nothing_has_no_sum() -> None:
@@ -241,3 +251,32 @@ def test_a_tenant_that_is_refused_stays_where_it_is() -> None:
     with pytest.raises(PolicyRefused):
         network.tenants["t001"].offer(cohort(5).plan(3).encode())
     assert network.aggregator.step is Step.ADVERTISE_KEYS
+
+
+def test_a_process_that_is_gone_is_not_handed_its_last_message_again() -> None:
+    """It came back, and was gone before it heard anything."""
+    members = cohort(4)
+    plan = members.plan(8)
+    tenants = make_tenants(members, plan)
+    network = SteppedNetwork(
+        Aggregator(plan, members.roster, spool=MemorySpool()), tenants.values()
+    )
+    network.begin()
+    while not any(one.label == "share_keys" for one in network.waiting):
+        network.deliver(0)
+    name = next(one.tenant for one in network.waiting if one.label == "share_keys")
+    network._restart(tenants[name], "same")
+    network.silence(name)
+    said = len(network.sent)
+    network._settle()
+    assert len(network.sent) == said
+
+
+def test_an_impostor_speaks_in_its_victims_name_first() -> None:
+    members = cohort(4)
+    plan = members.plan(8)
+    kinds = {"t000": impostor(members.identity("t001"))}
+    tenant = make_tenants(members, plan, kinds=kinds)["t000"]
+    first, second = tenant.offer(plan.encode())
+    assert isinstance(tenant, kinds["t000"])
+    assert [tenant.name_for(first), tenant.name_for(second)] == ["t001", "t000"]  # type: ignore[attr-defined]
