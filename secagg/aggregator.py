@@ -398,8 +398,8 @@ class Aggregator:
         self._require_enough(len(commitments))
         survivors = SurvivorSet(commitments)
         members = [signed.sender for signed in commitments]
-        if self._view.edges.fewest_holders(frozenset(members)) < self.plan.share_threshold:
-            fewest = self._view.edges.fewest_holders(frozenset(members))
+        fewest = self._view.edges.fewest_holders(frozenset(members))
+        if fewest < self.plan.share_threshold:
             raise TooFewSurvivors(fewest, self.plan.share_threshold, step=self.step)
         self._survivors = checks.read_survivors(
             self._setting, self._view, survivors, upload_bytes(self.plan)

@@ -24,9 +24,8 @@ class Policy:
     Cohorts of up to `complete_up_to` share on the complete graph; only larger ones may use a sparse
     graph, whose guarantee is weaker. There t follows from f and no longer from n, so that a small f
     would mean a handful of holders: f is at least the fraction `sparse_corrupt` of such a cohort.
-    `suites` refuses a downgrade: add "x25519" to it only for
-    peers that cannot do better. `model_digests` empty means that any model is allowed (then the
-    model is not pinned).
+    `suites` refuses a downgrade: add "x25519" to it only for peers that cannot do better.
+    `model_digests` empty means that any model is allowed (then the model is not pinned).
     """
 
     roster_digest: bytes
