@@ -1,0 +1,6 @@
+from tenseal.sealapi import Modulus
+
+class NTTTables:
+    def __init__(self, log2_degree: int, modulus: Modulus) -> None: ...
+
+def ntt_negacyclic_harvey(coefficients: list[int], tables: NTTTables) -> list[int]: ...
