@@ -1,8 +1,8 @@
 """Arithmetic modulo p = 2^31 - 1 on whole vectors: the field in which ckks keys are shared.
 
 p is a Mersenne number: 2^31 = 1, so a 64-bit number is reduced by adding its upper bits to its
-lower 31. Elements are uint32 below p. The two kernels run along a vector's coefficients, eight or
-more to an instruction, and reduce sums lazily.
+lower 31. Elements are uint32 below p. Kernels run along a vector's coefficients and reduce sums
+lazily; each inner loop gets slices that are contiguous, else it compiles to one number at a time.
 
 Deliberately not here: anything that knows what is shared (sharing.py).
 """
@@ -24,6 +24,7 @@ PRIME = 2**31 - 1
 ELEMENT_BITS = 31
 
 Elements = NDArray[np.uint32]
+_Sums = NDArray[np.uint64]
 
 _P = np.uint64(PRIME)
 _BITS = np.uint64(ELEMENT_BITS)
@@ -33,7 +34,8 @@ _CHUNK_WORDS = CHUNK_BYTES // 4
 
 def canonical(values: NDArray[Any]) -> Elements:
     """`values` modulo p, for signed or unsigned integers of any size."""
-    return (values % values.dtype.type(PRIME)).astype(np.uint32)
+    reduced: Elements = (values % values.dtype.type(PRIME)).astype(np.uint32)
+    return reduced
 
 
 def centred(elements: Elements) -> NDArray[np.int32]:
@@ -113,21 +115,53 @@ def _products_but_one(factors: Sequence[int]) -> list[int]:
 
 @kernel
 def _multiply(matrix: Elements, rows: Elements, out: Elements) -> None:
-    width = rows.shape[1]
-    sums = np.empty(_BLOCK, np.uint64)
+    count, width = rows.shape
+    whole = count - count % 4
+    room = np.empty(_BLOCK, np.uint64)
     for start in range(0, width, _BLOCK):
-        size = min(_BLOCK, width - start)
+        stop = min(start + _BLOCK, width)
+        sums = room[: stop - start]
         for target in range(len(matrix)):
-            sums[:size] = np.uint64(0)
-            for row in range(len(rows)):
-                factor = np.uint64(matrix[target, row])
-                for place in range(size):
-                    # below 2^62 + 2^33, so what comes out is below 2^33 again
-                    value = sums[place] + factor * np.uint64(rows[row, start + place])
-                    sums[place] = (value & _P) + (value >> _BITS)
-            for place in range(size):
-                value = (sums[place] & _P) + (sums[place] >> _BITS)
-                out[target, start + place] = np.uint32(value - _P if value >= _P else value)
+            sums[:] = np.uint64(0)
+            for row in range(0, whole, 4):
+                _add_four(
+                    sums,
+                    matrix[target, row : row + 4],
+                    rows[row, start:stop],
+                    rows[row + 1, start:stop],
+                    rows[row + 2, start:stop],
+                    rows[row + 3, start:stop],
+                )
+            for row in range(whole, count):
+                _add_one(sums, np.uint64(matrix[target, row]), rows[row, start:stop])
+            _reduce(sums, out[target, start:stop])
+
+
+@kernel
+def _add_four(
+    sums: _Sums, factors: Elements, a: Elements, b: Elements, c: Elements, d: Elements
+) -> None:
+    """Four products of elements and what was left of others are below 2^64."""
+    by_a, by_b = np.uint64(factors[0]), np.uint64(factors[1])
+    by_c, by_d = np.uint64(factors[2]), np.uint64(factors[3])
+    for place in range(len(sums)):
+        value = sums[place] + by_a * np.uint64(a[place]) + by_b * np.uint64(b[place])
+        value += by_c * np.uint64(c[place]) + by_d * np.uint64(d[place])
+        sums[place] = (value & _P) + (value >> _BITS)
+
+
+@kernel
+def _add_one(sums: _Sums, factor: np.uint64, row: Elements) -> None:
+    for place in range(len(sums)):
+        value = sums[place] + factor * np.uint64(row[place])
+        sums[place] = (value & _P) + (value >> _BITS)
+
+
+@kernel
+def _reduce(sums: _Sums, out: Elements) -> None:
+    for place in range(len(sums)):
+        value = (sums[place] & _P) + (sums[place] >> _BITS)
+        out[place] = np.uint32(value - _P if value >= _P else value)
 
 
 @kernel
@@ -135,8 +169,8 @@ def _combine(rows: Elements, weights: Elements, out: Elements) -> None:
     width = weights.shape[1]
     for row in range(len(rows)):
         for which in range(len(weights)):
-            total = np.uint64(0)
+            left, right, total = rows[row, :width], weights[which], np.uint64(0)
             for place in range(width):
-                value = np.uint64(rows[row, place]) * np.uint64(weights[which, place])
+                value = np.uint64(left[place]) * np.uint64(right[place])
                 total += (value & _P) + (value >> _BITS)  # below 2^32 each
             out[row, which] = np.uint32(total % _P)
