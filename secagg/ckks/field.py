@@ -95,6 +95,30 @@ def inner_products(rows: Elements, weights: Elements) -> Elements:
     return out
 
 
+@kernel
+def squeeze(elements: Elements, words: Elements) -> None:
+    """Bit-packing: of 32 elements, each of 31 words gets what is left of one and the next's start.
+
+    `elements`: (32 g,), `words`: (31 g,).
+    """
+    for group in range(len(words) // 31):
+        wide, tight = elements[32 * group : 32 * group + 32], words[31 * group : 31 * group + 31]
+        for place in range(31):
+            low = wide[place] >> np.uint32(place)
+            tight[place] = np.uint32(low | wide[place + 1] << np.uint32(31 - place))
+
+
+@kernel
+def spread(words: Elements, elements: Elements) -> None:
+    """The inverse of `squeeze`; elements may come out as p."""
+    for group in range(len(words) // 31):
+        wide, tight = elements[32 * group : 32 * group + 32], words[31 * group : 31 * group + 31]
+        wide[0], wide[31] = tight[0] & np.uint32(PRIME), tight[30] >> np.uint32(1)
+        for place in range(1, 31):
+            low = tight[place - 1] >> np.uint32(32 - place)
+            wide[place] = np.uint32((low | tight[place] << np.uint32(place)) & np.uint32(PRIME))
+
+
 def _times(left: int, right: int) -> int:
     return left * right % PRIME
 
