@@ -23,6 +23,7 @@ from secagg.cover import minimum_cover
 from secagg.edges import Edges, opening_pairs
 from secagg.errors import (
     FaultyParticipant,
+    FaultyParticipantOrCoordinator,
     MalformedMessage,
     ProtocolError,
     RoundAborted,
@@ -62,8 +63,8 @@ from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finish
 from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.result import Result
-from secagg.scheme import Opening, SealedPad, leaf_places, scheme_of, upload_bytes
-from secagg.secret import Share
+from secagg.scheme import Opener, Opening, SealedPad, leaf_places, scheme_of, upload_bytes
+from secagg.secret import SeedShare, Share
 from secagg.shamir import parse_share
 from secagg.spool import Spool
 from secagg.transcript import TranscriptWriter
@@ -105,6 +106,8 @@ class Aggregator:
         self._received: dict[tuple[str, int], bytes] = {}
         self._incoming: dict[int, Incoming] = {}
         self._shares: dict[int, dict[int, Share]] = {}
+        self._key_sums: dict[int, bytes] = {}
+        self._opener: Opener | None = None
         self._sum = Accumulator(plan)
         self._transcript = TranscriptWriter(plan, roster)
         self._public_keys: set[bytes] = set()
@@ -244,7 +247,7 @@ class Aggregator:
 
     def _on_advertise_keys(self, signed: Signed) -> list[AggregatorOutput]:
         body = checks.verify(self._setting, signed, AdvertiseKeys)
-        suite.check_public_keys(self.plan.suite, body)
+        suite.check_public_keys(self.plan.suite, body, self._scheme.has_mask_keys)
         keys = set(checks.public_halves(body))
         if keys & self._public_keys:  # C06; refused here, it costs its sender and not the round
             raise ProtocolError("another participant advertises this key", step=body.STEP)
@@ -294,8 +297,8 @@ class Aggregator:
             raise ProtocolError(f"{received} of {size} bytes have arrived", step=_UPLOAD)
         if merkle.root(incoming.hashes) != commitment.root:  # C17
             raise ProtocolError("the upload's bytes are not those committed to", step=_UPLOAD)
-        sizes = (place.size for place in leaf_places(self.plan))
-        self._sum.add(self._spool.read(self.plan.cohort[signed.sender], sizes))
+        name, sizes = self.plan.cohort[signed.sender], [p.size for p in leaf_places(self.plan)]
+        self._sum.add(lambda: self._spool.read(name, sizes))
         del self._incoming[signed.sender]
         self._waiting.discard(signed.sender)
         return []
@@ -314,6 +317,8 @@ class Aggregator:
             return [Excluded(error.participant, Step.UNMASK, str(error), error.evidence)]
         for dealer, share in shares.items():
             self._shares.setdefault(dealer, {})[signed.sender] = share
+        if body.key_sum:
+            self._key_sums[signed.sender] = body.key_sum
         return []
 
     _handlers: ClassVar[Mapping[str, Callable[..., list[AggregatorOutput]]]] = {
@@ -411,19 +416,32 @@ class Aggregator:
         need = max(self.plan.quorum, self.plan.share_threshold)
         if len(signatures) < need:
             raise TooFewSurvivors(len(signatures), need, step=self.step)
+        fewest = self._view.edges.fewest_holders(frozenset(one.sender for one in signatures))
+        if fewest < self.plan.share_threshold:
+            raise TooFewSurvivors(fewest, self.plan.share_threshold, step=self.step)
         quorum = Quorum(signatures[: self.plan.quorum])  # more would only be more to verify
         signers = [signed.sender for signed in signatures]
         return self._announce("quorum", quorum, Step.UNMASK, signers, now)
 
     def _close_unmask(self, now: float) -> list[AggregatorOutput]:
+        if self._released < self.plan.share_threshold:
+            raise TooFewSurvivors(self._released, self.plan.share_threshold, step=Step.UNMASK)
         if not self._can_open():
-            have = min(len(self._shares.get(dealer, ())) for dealer in self._view.members)
-            raise TooFewSurvivors(have, self.plan.share_threshold, step=Step.UNMASK)
+            raise FaultyParticipantOrCoordinator(
+                f"{self._released} sums of shares do not open the sum: a dealer, an upload or more "
+                "answers than can be corrected are wrong; the sum is not used",
+                step=Step.UNMASK,
+            )
+        wrong = () if self._opener is None else self._opener.left_out
+        excluded = [
+            Excluded(self.plan.cohort[index], Step.UNMASK, "its sum of shares is not the others'")
+            for index in wrong
+        ]
         answers = [s for s in self._signed(Unmask.LABEL) if s.sender not in self._expelled]
         self._transcript.append(*map(encode, answers))
         self.result = self._open()
         self._over, self.deadline = True, float("inf")
-        return [Finished(self.result)]
+        return [*excluded, Finished(self.result)]
 
     _closers: ClassVar[Mapping[Step, Callable[..., list[AggregatorOutput]]]] = {
         Step.ADVERTISE_KEYS: _close_advertise_keys,
@@ -455,7 +473,7 @@ class Aggregator:
 
     def _abort(self, error: SecaggError) -> list[AggregatorOutput]:
         self._over, self.deadline = True, float("inf")
-        self._shares.clear()
+        self._forget_shares()
         return [Aborted(error)]
 
     def _require_enough(self, have: int) -> None:
@@ -546,39 +564,61 @@ class Aggregator:
                 name, str(error), step=Step.UNMASK, evidence=(signed.digest,)
             ) from None
         # C36: an honest holder would have refused a share that is none.
-        kinds = self._scheme.share_kinds
-        return {one.dealer: parse_share(one.share, kinds[one.kind]) for one in body.answers}
+        return {one.dealer: parse_share(one.share, SeedShare) for one in body.answers}
+
+    @property
+    def _released(self) -> int:
+        """How many valid shares there are of the member of U2 of which there are fewest."""
+        return self._scheme.released(self._view.members, self._shares, self._key_sums)
 
     def _can_open(self) -> bool:
-        """t valid shares of every member of U2 are there."""
-        return self.step is Step.UNMASK and all(
-            len(self._shares.get(dealer, ())) >= self.plan.share_threshold
-            for dealer in self._view.members
-        )
+        """t valid shares of every member of U2 are there; or t sums of shares, and they are right.
 
-    def _open(self) -> Result:
+        That sums are right shows when the first leaf opens with them (C45): as long as it does not,
+        more of them may tell which are wrong.
+        """
+        if self.step is not Step.UNMASK or self._released < self.plan.share_threshold:
+            return False
+        if not self._scheme.answers_are_proven and self._opener is None:
+            try:
+                opener = self._scheme.opener(self.plan, self._opening())
+            except FaultyParticipantOrCoordinator:
+                return False
+            if not self._sum.opens(opener, len(self._survivors.indices)):
+                return False
+            self._opener = opener
+        return True
+
+    def _opening(self) -> Opening:
         survivors = self._survivors.indices
         pairs = opening_pairs(self._view.edges, survivors)
-        boxes = {pair: self._boxes[pair] for pair in pairs if pair in self._boxes}
-        self._transcript.append(
-            encode(PadBoxes(tuple(PadBox(*pair, pad.box) for pair, pad in boxes.items())))
-        )
-        opening = Opening(
+        return Opening(
             keys=self._directory.keys,
             commitments={d: body.secret_commitment for d, body in self._bodies.items()},
             edges=self._view.edges,
             survivors=survivors,
             shares=self._shares,
-            boxes=boxes,
+            sums=self._key_sums,
+            boxes={pair: self._boxes[pair] for pair in pairs if pair in self._boxes},
         )
+
+    def _open(self) -> Result:
+        opening = self._opening()
+        boxes = tuple(PadBox(*pair, pad.box) for pair, pad in opening.boxes.items())
+        self._transcript.append(encode(PadBoxes(boxes)))
         try:
-            opener = self._scheme.opener(self.plan, opening)
+            opener = self._opener or self._scheme.opener(self.plan, opening)
         except FaultyParticipant as error:
             error.evidence = self._evidence_against(error.participant)
             raise
-        self._shares.clear()
-        names = tuple(self.plan.cohort[index] for index in sorted(survivors))
+        self._forget_shares()
+        names = tuple(self.plan.cohort[index] for index in sorted(opening.survivors))
         return self._sum.open(opener, names, self._each)
+
+    def _forget_shares(self) -> None:
+        self._shares.clear()
+        self._key_sums.clear()
+        self._opener = None
 
     def _evidence_against(self, dealer: str) -> tuple[bytes, ...]:
         """A dealing that does not open: what it signed, and the answers that show it (C26, C39)."""

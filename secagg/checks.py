@@ -39,7 +39,6 @@ from secagg.messages import (
 from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.scheme import scheme_of
-from secagg.secret import Share
 from secagg.suite import TAG_BYTES, check_public_keys, encapsulation_bytes, pad_box_bytes
 
 OPENING_BYTES = 32
@@ -125,8 +124,9 @@ def read_directory(setting: Setting, directory: KeyDirectory) -> Directory:
     """U1: signed, unique, in order, large enough, every key sound (C02 to C06)."""
     keys = verify_all(setting, directory.keys, AdvertiseKeys)
     require_size(setting, len(keys), AdvertiseKeys, "U1")
+    masks = scheme_of(setting.plan).has_mask_keys
     for advertised in keys.values():
-        check_public_keys(setting.plan.suite, advertised)
+        check_public_keys(setting.plan.suite, advertised, masks)
     publics = [key for one in keys.values() for key in public_halves(one)]
     if len(set(publics)) != len(publics):
         raise ProtocolError("two participants advertise one key", step=AdvertiseKeys.STEP)  # C06
@@ -166,7 +166,8 @@ def read_dealing(setting: Setting, directory: Directory, dealing: Dealing) -> Sh
 
 
 def check_dealing(plan: RoundPlan, directory: Directory, dealer: int, body: ShareKeysBody) -> None:
-    """The holders are U1 on the complete graph, else t to k others of U1, in order (C08).
+    """The holders are U1 on the complete graph, the committee's part of U1 where there is one, else
+    t to k others of U1, in order (C08).
 
     A dealer drew k, and no more of those can be missing here than are missing in U1: with fewer
     holders than that, one that falls silent could end the round.
@@ -174,9 +175,13 @@ def check_dealing(plan: RoundPlan, directory: Directory, dealer: int, body: Shar
     if dealer not in directory.keys:
         raise ProtocolError("a dealer is outside U1", step=ShareKeysBody.STEP)
     holders = body.holders
-    if plan.complete:
-        if holders != tuple(directory.keys):
-            raise ProtocolError("the holders are not U1", step=ShareKeysBody.STEP)
+    if len(body.secret_commitment) != scheme_of(plan).commitment_bytes(plan):  # C09
+        raise MalformedMessage("the commitment has another size", step=ShareKeysBody.STEP)
+    if plan.same_holders:
+        if holders != tuple(one for one in plan.same_holders if one in directory.keys):
+            raise ProtocolError(
+                "the holders are not U1, or not the committee in it", step=ShareKeysBody.STEP
+            )
         return
     missing = plan.n - len(directory.keys)
     fewest = max(plan.share_threshold, plan.share_count - missing)
@@ -213,7 +218,7 @@ def check_leaf(plan: RoundPlan, dealer: int, leaf: Leaf) -> None:
     own = leaf.holder == dealer
     if (
         len(leaf.commitments) != len(scheme_of(plan).share_kinds)
-        or len(leaf.sealed) != (0 if own else bundle_bytes() + TAG_BYTES)
+        or len(leaf.sealed) != (0 if own else bundle_bytes(plan) + TAG_BYTES)
         or len(leaf.encapsulation) != (0 if own else encapsulation_bytes(plan.suite))
         or len(leaf.pad_box) != pad
         or len(leaf.pad_commitment) != (merkle.HASH_BYTES if pad else 0)
@@ -221,9 +226,10 @@ def check_leaf(plan: RoundPlan, dealer: int, leaf: Leaf) -> None:
         raise MalformedMessage("a leaf has another size than its scheme", step=ShareKeysBody.STEP)
 
 
-def bundle_bytes() -> int:
+def bundle_bytes(plan: RoundPlan) -> int:
     """Length of a share bundle's plaintext."""
-    return 2 * (Share.LENGTH + OPENING_BYTES)
+    scheme = scheme_of(plan)
+    return len(scheme.share_kinds) * (scheme.share_bytes(plan) + OPENING_BYTES)
 
 
 def leaf_digest(leaf: LeafOutline) -> bytes:
@@ -402,12 +408,20 @@ def check_answers(
     body: Unmask,
 ) -> None:
     """One share for each dealer in U2 whose holder it is: of the kind that U3 asks for, as it was
-    committed to (C25). `outlines` are by dealer and holder.
+    committed to; or one sum of shares, of the one size that it has (C25). `outlines` are by dealer
+    and holder.
 
     Raises:
         ProtocolError: `holder`, who signed `body`, is faulty.
     """
     scheme, members = scheme_of(setting.plan), survivors.indices
+    if not scheme.answers_are_proven:
+        if body.view != view.digest or body.answers:
+            raise ProtocolError("it answered with something else than a sum", step=Unmask.STEP)
+        scheme.check_sum_of_shares(setting.plan, bool(view.edges.holds(holder)), body.key_sum)
+        return
+    if body.key_sum:
+        raise ProtocolError("it answered with a sum of shares", step=Unmask.STEP)
     expected = tuple(
         (dealer, scheme.expected_kind(dealer, members)) for dealer in view.edges.holds(holder)
     )

@@ -1,8 +1,9 @@
 """Who holds whose shares, and along which pairs masks run.
 
 In step 1 every participant deals to its holders: on the complete graph all of U1, itself included;
-on a sparse graph those of U1 that it drew, before it knew U1, with its own randomness. Nobody else
-can choose them, and its signed body says who they are. Masks run between two members of U2 if one
+in scheme `ckks` with more than a few participants the committee; on a sparse graph those of U1 that
+it drew, before it knew U1, with its own randomness. Nobody else can choose them, and its signed
+body says who they are. Masks run between two members of U2 if one
 of them holds shares of the other, in either direction.
 
 Source: Bell et al. CCS'20, section 4, with drawn out-neighbours in place of a public graph; see
@@ -20,9 +21,10 @@ from secagg.secret import Randomness
 
 
 def draw(plan: RoundPlan, index: int, randomness: Randomness) -> tuple[int, ...]:
-    """The k participants whom `index` would deal to, sorted; all on the complete graph."""
-    if plan.complete:
-        return tuple(range(plan.n))
+    """The k participants whom `index` would deal to, sorted: on a sparse graph of its own drawing,
+    else the same for everybody."""
+    if plan.same_holders:
+        return plan.same_holders
     return graph.draw_neighbours(plan.n, index, plan.share_count, randomness)
 
 
@@ -32,7 +34,7 @@ def seals_pad(plan: RoundPlan, dealer: int, holder: int) -> bool:
     On the complete graph both deal to each other, and the smaller index draws it. On a sparse graph
     a dealer does not know whether its holder deals to it too.
     """
-    if plan.suite == "x25519" or dealer == holder:
+    if plan.suite == "x25519" or plan.scheme != "masking" or dealer == holder:
         return False
     return holder > dealer or not plan.complete
 

@@ -7,7 +7,6 @@ leaf, and what protects their sum is taken off in place.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,15 +14,13 @@ import numpy as np
 
 from secagg.errors import MalformedMessage, Step
 from secagg.merkle import BulkLeaf
-from secagg.packing import Packer
 from secagg.plan import RoundPlan
-from secagg.prg import Words, chunk_coordinates, word_dtype
-from secagg.result import Result, read_sum
-from secagg.scheme import LeafPlace, Opener, leaf_places
+from secagg.result import Result, count_beyond, require_within
+from secagg.scheme import LeafPlace, Opener, leaf_places, scheme_of
 
 _UPLOAD = Step.MASKED_INPUT
 
-Each = Callable[[Callable[[LeafPlace], None], Iterable[LeafPlace]], Iterator[None]]
+Each = Callable[[Callable[[LeafPlace], int], Iterable[LeafPlace]], Iterator[int]]
 """`map`, or the `map` of an executor with threads: does the same to many leaves."""
 
 
@@ -51,8 +48,7 @@ class Incoming:
             place = self.places[number]
             piece, rest = rest[: place.size - filled], rest[place.size - filled :]
             ends = filled + len(piece) == place.size
-            used = place.count * place.bits % 8
-            if ends and used and piece[-1] >> used:
+            if ends and place.spare and piece[-1] >> (8 - place.spare):
                 raise MalformedMessage("bits after the last value are not 0", step=_UPLOAD)
             pieces.append((piece, ends))
             number, filled = (number + 1, 0) if ends else (number, filled + len(piece))
@@ -70,27 +66,50 @@ class Incoming:
 
 
 class Accumulator:
-    """The sum of verified uploads, as ring words."""
+    """The sum of verified uploads, leaf by leaf."""
 
     def __init__(self, plan: RoundPlan) -> None:
         self._plan = plan
-        self._words = [np.zeros(length, word_dtype(bits)) for length, bits in plan.vectors]
-        self._packers = [Packer(bits, chunk_coordinates(bits)) for _, bits in plan.vectors]
+        self._places = leaf_places(plan)
+        self._sums = scheme_of(plan).leaf_sums(plan)
+        self._totals = {place: self._sums.zero(place) for place in self._places}
 
-    def add(self, leaves: Iterable[bytes | memoryview]) -> None:
-        """Add one upload, given leaf by leaf."""
-        for place, leaf in zip(leaf_places(self._plan), leaves, strict=True):
-            self._packers[place.vector].add(self._slice(place), leaf)
-
-    def open(self, opener: Opener, survivors: tuple[str, ...], each: Each = map) -> Result:
-        """Take the protection off, once, and decode. Leaves do not depend on each other.
+    def add(self, leaves: Callable[[], Iterable[bytes | memoryview]]) -> None:
+        """Add one upload: `leaves` begins to read it, again if need be.
 
         Raises:
-            FaultyParticipantOrCoordinator: see `read_sum`.
+            MalformedMessage: a leaf is no leaf of such an upload (C44); the sum is as it was.
         """
-        opened = each(lambda place: opener.open(self._slice(place), place), leaf_places(self._plan))
-        deque(opened, maxlen=0)
-        return read_sum(self._plan, survivors, self._words)
+        added = 0
+        try:
+            for place, leaf in zip(self._places, leaves(), strict=True):
+                self._sums.add(self._totals[place], leaf, place)
+                added += 1
+        except MalformedMessage:
+            for place, leaf in zip(self._places[:added], leaves(), strict=False):
+                self._sums.take_out(self._totals[place], leaf, place)
+            raise
 
-    def _slice(self, place: LeafPlace) -> Words:
-        return self._words[place.vector][place.start : place.start + place.count]
+    def opens(self, opener: Opener, survivors: int) -> bool:
+        """Whether the first leaf opens to what honest survivors can sum to. Changes nothing."""
+        place = self._places[0]
+        values, marks = opener.open(self._totals[place].copy(), place)
+        return not marks + count_beyond(self._plan, survivors, place, values)
+
+    def open(self, opener: Opener, survivors: tuple[str, ...], each: Each = map) -> Result:
+        """Take the protection off, once. Leaves do not depend on each other.
+
+        Raises:
+            FaultyParticipantOrCoordinator: a value is beyond what honest ones sum to (C27).
+        """
+        plan, levels = self._plan, np.empty(self._plan.layout.size, np.int64)
+        weights: list[int] = []
+
+        def open_leaf(place: LeafPlace) -> int:
+            values, marks = opener.open(self._totals.pop(place), place)
+            levels[place.data] = values[: place.count - place.weighs]
+            weights.extend(values[place.count - place.weighs :].tolist())
+            return marks + count_beyond(plan, len(survivors), place, values)
+
+        require_within(sum(each(open_leaf, self._places)))
+        return Result(survivors, levels, weights[0], plan.quantiser, plan.max_weight)

@@ -11,7 +11,8 @@ Not here: who is a survivor (`checks.py`) and what may be released when (`partic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -20,10 +21,20 @@ from numpy.typing import NDArray
 from secagg import shamir, suite
 from secagg.checks import secret_commitment
 from secagg.edges import Edges
+from secagg.encoding import Levels, from_ring, to_ring
 from secagg.errors import FaultyParticipant, MalformedMessage, Step
-from secagg.messages import AdvertiseKeys, Answer
+from secagg.messages import AdvertiseKeys, Answer, ShareKeysBody, Unmask
+from secagg.packing import Packer, packed_size
 from secagg.plan import RoundPlan
-from secagg.prg import Keystream, Words, add_masks, new_scratch, stream_key
+from secagg.prg import (
+    Keystream,
+    Words,
+    add_masks,
+    chunk_coordinates,
+    new_scratch,
+    stream_key,
+    word_dtype,
+)
 from secagg.scheme import (
     DealtPad,
     LeafPlace,
@@ -41,6 +52,7 @@ from secagg.secret import (
     PairwiseSeed,
     Randomness,
     Seed,
+    SeedShare,
     SelfMaskSeed,
     SelfMaskShare,
     Share,
@@ -54,17 +66,30 @@ _LABEL = "secagg/1 masking"
 class MaskStreams:
     """The keystreams of one vector set, added with their signs. Serves protecting and opening.
 
-    Threads may share it for different places: each takes a scratch of its own.
+    Threads may share it for different places, to open: each takes a scratch of its own.
     """
 
-    __slots__ = ("_minus", "_plus", "_scratches")
+    __slots__ = ("_minus", "_packers", "_plus", "_scratches")
+    left_out: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, plan: RoundPlan, plus: Iterable[Seed], minus: Iterable[Seed]) -> None:
         self._plus = [_streams(plan, seed) for seed in plus]
         self._minus = [_streams(plan, seed) for seed in minus]
         self._scratches: list[NDArray[np.uint8]] = []
+        self._packers = _packers(plan)
 
-    def protect(self, words: Words, place: LeafPlace) -> None:
+    def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
+        """See `secagg.scheme.Protector`."""
+        words = to_ring(levels, place.bits)
+        self.mask(words, place)
+        return self._packers[place.vector].pack(words)
+
+    def open(self, total: Words, place: LeafPlace) -> tuple[NDArray[np.int64], int]:
+        """See `secagg.scheme.Opener`: a wrong sum has no marks but its values."""
+        self.mask(total, place)
+        return from_ring(total, place.bits), 0
+
+    def mask(self, words: Words, place: LeafPlace) -> None:
         """Add the masks of `place` to `words`, in place."""
         plus = [streams[place.vector] for streams in self._plus]
         minus = [streams[place.vector] for streams in self._minus]
@@ -72,25 +97,104 @@ class MaskStreams:
         add_masks(words, place.chunk, plus, minus, scratch)
         self._scratches.append(scratch)
 
-    open = protect
+
+class MaskedSums:
+    """Sums of masked leaves, modulo the ring. See `secagg.scheme.LeafSums`."""
+
+    __slots__ = ("_packers",)
+
+    def __init__(self, plan: RoundPlan) -> None:
+        self._packers = _packers(plan)
+
+    def zero(self, place: LeafPlace) -> Words:
+        """(place.count,) words."""
+        return np.zeros(place.count, word_dtype(place.bits))
+
+    def add(self, total: Words, leaf: bytes | memoryview, place: LeafPlace) -> None:
+        """Modulo 2^bits; what is above means nothing."""
+        self._packers[place.vector].add(total, leaf)
+
+    def take_out(self, total: Words, leaf: bytes | memoryview, place: LeafPlace) -> None:
+        """As `add`, with the other sign."""
+        np.negative(total, out=total)
+        self.add(total, leaf, place)
+        np.negative(total, out=total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """See `secagg.scheme.DealtShares`: the mask seed is committed to by the advertised key."""
+
+    shares: Mapping[int, tuple[Share, ...]]
+    own: bytes
+
+    def commitment(self, leaves_root: bytes) -> bytes:
+        return self.own
 
 
 class Masking:
     """See `secagg.scheme.Scheme`."""
 
     share_kinds: ClassVar[Sequence[type[Share]]] = (SelfMaskShare, MaskKeyShare)
+    has_mask_keys: ClassVar[bool] = True
+    answers_are_proven: ClassVar[bool] = True
+
+    def places(self, plan: RoundPlan) -> tuple[LeafPlace, ...]:
+        """Vector after vector, one leaf for each chunk of keystream; the weight has its own."""
+        return tuple(
+            LeafPlace(
+                vector, start // step, start, count, bits, packed_size(count, bits),
+                weighs=vector == 1, spare=-count * bits % 8,
+            )
+            for vector, (length, bits) in enumerate(plan.vectors)
+            for step in (chunk_coordinates(bits),)
+            for start in range(0, length, step)
+            for count in (min(step, length - start),)
+        )  # fmt: skip
+
+    def share_bytes(self, plan: RoundPlan) -> int:
+        """See `shamir.py`."""
+        return shamir.SHARE_BYTES
+
+    def commitment_bytes(self, plan: RoundPlan) -> int:
+        """A digest."""
+        return 32
 
     def deal(
-        self, secrets: RoundSecrets, holders: Sequence[int], threshold: int, randomness: Randomness
-    ) -> dict[int, tuple[Share, ...]]:
+        self,
+        plan: RoundPlan,
+        index: int,
+        secrets: RoundSecrets,
+        holders: Sequence[int],
+        threshold: int,
+        randomness: Randomness,
+    ) -> _Dealt:
         """t-of-k shares of the self-mask seed and of the mask seed."""
         self_mask = shamir.split(secrets.self_mask, holders, threshold, SelfMaskShare, randomness)
         mask = shamir.split(secrets.mask, holders, threshold, MaskKeyShare, randomness)
-        return {holder: (self_mask[holder], mask[holder]) for holder in holders}
+        shares = {holder: (self_mask[holder], mask[holder]) for holder in holders}
+        own = secret_commitment(plan.context, index, secrets.self_mask.expose())
+        return _Dealt(shares, own)
 
-    def secret_commitment(self, plan: RoundPlan, index: int, secrets: RoundSecrets) -> bytes:
-        """Commits to b_i; the mask seed is committed to by the advertised mask key."""
-        return secret_commitment(plan.context, index, secrets.self_mask.expose())
+    def check_shares(
+        self,
+        plan: RoundPlan,
+        dealer: int,
+        holder: int,
+        body: ShareKeysBody,
+        shares: Sequence[Share],
+    ) -> None:
+        """Field elements; whether they rebuild what was committed to shows when they do (C26)."""
+        for share in shares:
+            shamir.parse_share(share.expose(), SeedShare)
+
+    def leaf_sums(self, plan: RoundPlan) -> MaskedSums:
+        """Modulo the ring."""
+        return MaskedSums(plan)
+
+    def released(self, members: Sequence[int], shares: Mapping[int, Sized], sums: Sized) -> int:
+        """Of each dealer the one kind that may be released."""
+        return min(len(shares.get(dealer, ())) for dealer in members)
 
     def protection(
         self,
@@ -120,19 +224,28 @@ class Masking:
         above, below = _by_sign(index, secrets.pairwise)
         return MaskStreams(plan, [secrets.self_mask, *above], below)
 
+    def check_sum_of_shares(self, plan: RoundPlan, holds: bool, key_sum: bytes) -> None:
+        """Here shares are released one by one, and never a sum."""
+        raise MalformedMessage("scheme masking releases no sums of shares", step=Step.UNMASK)
+
     def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
         """Self-mask shares of survivors, mask-key shares of dropouts (C24)."""
         return SELF_MASK if dealer in survivors else MASK_KEY
 
-    def answers(
-        self, survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
-    ) -> tuple[Answer, ...]:
+    def answer(
+        self,
+        plan: RoundPlan,
+        view: bytes,
+        survivors: frozenset[int],
+        held: Mapping[int, Sequence[Opened]],
+    ) -> Unmask:
         """One share for each held dealer in U2, of the one kind that may be released."""
         kinds = {dealer: self.expected_kind(dealer, survivors) for dealer in sorted(held)}
-        return tuple(
+        answers = tuple(
             Answer(dealer, kind, held[dealer][kind].share.expose(), held[dealer][kind].opening)
             for dealer, kind in kinds.items()
         )
+        return Unmask(view, answers)
 
     def opener(self, plan: RoundPlan, opening: Opening) -> MaskStreams:
         """Rebuild every seed and return what removes the masks that did not cancel."""
@@ -165,6 +278,10 @@ class _Interpolations:
             self._last = (holders, shamir.Interpolation(holders))
         secret = self._last[1].at_zero([shares[holder] for holder in holders])
         return bytes(32) if secret is None else secret
+
+
+def _packers(plan: RoundPlan) -> tuple[Packer, ...]:
+    return tuple(Packer(bits, chunk_coordinates(bits)) for _, bits in plan.vectors)
 
 
 def _streams(plan: RoundPlan, seed: Seed) -> tuple[Keystream, ...]:

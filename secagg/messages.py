@@ -41,10 +41,11 @@ _COUNT_BYTES = 4  # in front of a tuple's items (records.py)
 
 @dataclass(frozen=True, slots=True)
 class AdvertiseKeys:
-    """Step 0: fresh public keys. The KEM keys are empty in suite `x25519`."""
+    """Step 0: fresh public keys. The KEM keys are empty in suite `x25519`, the mask keys in scheme
+    `ckks`."""
 
     channel_key: Key32
-    mask_key: Key32
+    mask_key: bytes
     channel_kem: bytes = b""
     mask_kem: bytes = b""
 
@@ -101,14 +102,15 @@ class LeafOutline(Kept):
 
 @dataclass(frozen=True, slots=True)
 class ShareKeysBody:
-    """Step 1: the signed part. `secret_commitment` commits to the dealer's self-mask seed.
+    """Step 1: the signed part. `secret_commitment` fixes what is dealt: a digest of the self-mask
+    seed (`masking`), or the polynomials by which holders check their shares of a key (`ckks`).
 
     `holders` are those members of U1 that hold its shares, in index order: all of them on the
-    complete graph, else those of its own drawing.
+    complete graph, those of its own drawing on a sparse one, else the committee.
     """
 
     holders: tuple[U32, ...]
-    secret_commitment: Digest
+    secret_commitment: bytes
     leaves_root: Digest
 
     STEP: ClassVar[Step] = Step.SHARE_KEYS
@@ -188,10 +190,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Unmask:
-    """Step 5: exactly one kind of share for each dealer in U2 whose shares its sender holds."""
+    """Step 5: exactly one kind of share for each dealer in U2 whose shares its sender holds; in
+    scheme `ckks` no single share but one sum, over U3, of those that its sender holds."""
 
     view: Digest
     answers: tuple[Answer, ...]
+    key_sum: bytes = b""
 
     STEP: ClassVar[Step] = Step.UNMASK
     LABEL: ClassVar[str] = "unmask"

@@ -36,7 +36,6 @@ from secagg.messages import (
     Signed,
     Survivor,
     SurvivorSet,
-    Unmask,
     UploadCommitment,
     UploadHeader,
 )
@@ -50,14 +49,7 @@ from secagg.scheme import (
     scheme_of,
     upload_bytes,
 )
-from secagg.secret import (
-    MaskKeyShare,
-    Randomness,
-    RoundingSeed,
-    SelfMaskShare,
-    Share,
-)
-from secagg.shamir import parse_share
+from secagg.secret import Randomness, RoundingSeed, Share
 from secagg.suite import Peer
 
 
@@ -66,17 +58,8 @@ class Held:
     """The shares that this participant holds of one dealer, with their openings."""
 
     dealer: U32
-    self_mask: SelfMaskShare
-    self_mask_opening: Digest
-    mask_key: MaskKeyShare
-    mask_key_opening: Digest
-
-    def opened(self) -> tuple[Opened, Opened]:
-        """In the scheme's order of kinds."""
-        return (
-            Opened(self.self_mask, self.self_mask_opening),
-            Opened(self.mask_key, self.mask_key_opening),
-        )
+    opened: tuple[Opened, ...]
+    """One of each kind, in the scheme's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +194,8 @@ class Self:
 def advertise_keys(me: Self, randomness: Randomness) -> tuple[Advertised, Signed]:
     """Step 0: draw this round's secrets and holders, and advertise the public keys."""
     plan, secrets = me.setting.plan, RoundSecrets.draw(randomness)
-    own = me.sign(suite.advertise(plan.suite, secrets.channel, secrets.mask))
+    mask = secrets.mask if scheme_of(plan).has_mask_keys else None
+    own = me.sign(suite.advertise(plan.suite, secrets.channel, mask))
     return Advertised(secrets, draw(plan, me.index, randomness), own), own
 
 
@@ -231,15 +215,12 @@ def share_keys(
             f"{len(holders)} of the drawn holders are in U1 and {plan.share_threshold} are needed",
             step=Step.ADVERTISE_KEYS,
         )  # C08
-    dealt = scheme.deal(state.secrets, holders, plan.share_threshold, randomness)
+    threshold = plan.share_threshold
+    dealt = scheme.deal(plan, me.index, state.secrets, holders, threshold, randomness)
     dealer = _Dealer(me, state.secrets, keys, randomness)
-    leaves = [dealer.leaf(holder, dealt[holder]) for holder in holders]
-    body = ShareKeysBody(
-        holders,
-        scheme.secret_commitment(plan, me.index, state.secrets),
-        merkle.root([checks.leaf_digest(leaf.outline) for leaf in leaves]),
-    )
-    own = me.sign(body)
+    leaves = [dealer.leaf(holder, dealt.shares[holder]) for holder in holders]
+    root = merkle.root([checks.leaf_digest(leaf.outline) for leaf in leaves])
+    own = me.sign(ShareKeysBody(holders, dealt.commitment(root), root))
     kept, pads = tuple(dealer.kept), tuple(dealer.pads)
     return Dealt(state.secrets, directory, own, kept, pads), ShareKeys(own, tuple(leaves))
 
@@ -266,7 +247,7 @@ class _Dealer:
         opened = tuple(Opened(share, randomness(OPENING_BYTES)) for share in shares)
         commitments = _commitments(me, me.index, holder, opened)
         if holder == me.index:
-            self.kept.append(_held(holder, _bundle(opened)))
+            self.kept.append(Held(holder, opened))
             return Leaf(holder, b"", b"", commitments)
         mine, theirs = Peer(me.index, self._keys[me.index]), Peer(holder, self._keys[holder])
         encapsulation, sealed = suite.seal(
@@ -336,13 +317,15 @@ class _Holder:
             bundle = suite.open_sealed(
                 me.setting.context, theirs, mine, self._channel, leaf.encapsulation, leaf.sealed
             )
-            held = _held(dealer, bundle)
+            opened = _opened(me, bundle)
+            if _commitments(me, dealer, me.index, opened) != leaf.commitments:  # C11
+                return None
+            shares = [one.share for one in opened]
+            scheme_of(me.setting.plan).check_shares(me.setting.plan, dealer, me.index, body, shares)
             pads = self._pad(theirs, mine, leaf)
         except ProtocolError:
             return None
-        if _commitments(me, dealer, me.index, held.opened()) != leaf.commitments:  # C11
-            return None
-        return held, pads
+        return Held(dealer, opened), pads
 
     def _pad(self, theirs: Peer, mine: Peer, leaf: Leaf) -> tuple[DealtPad, ...]:
         """C39: what the box holds is what the leaf commits to."""
@@ -413,24 +396,24 @@ def unmask(me: Self, state: Confirmed, quorum: Quorum) -> tuple[Answered, Signed
     view = state.uploaded.agreed.digest
     survivors = Agreement.over(me.setting, view, state.survivors)
     checks.read_quorum(me.setting, survivors, quorum)
-    held = {one.dealer: one.opened() for one in state.uploaded.held}
-    answers = scheme_of(me.setting.plan).answers(survivors.indices, held)
-    return Answered(view), me.sign(Unmask(view, answers))
+    plan, held = me.setting.plan, {one.dealer: one.opened for one in state.uploaded.held}
+    answer = scheme_of(plan).answer(plan, view, survivors.indices, held)
+    return Answered(view), me.sign(answer)
 
 
 def _bundle(opened: tuple[Opened, ...]) -> bytes:
     return b"".join(one.share.expose() + one.opening for one in opened)
 
 
-def _held(dealer: int, bundle: bytes) -> Held:
-    share, end = Share.LENGTH, Share.LENGTH + OPENING_BYTES
-    return Held(
-        dealer,
-        parse_share(bundle[:share], SelfMaskShare),
-        bundle[share:end],
-        parse_share(bundle[end : end + share], MaskKeyShare),
-        bundle[end + share :],
-    )
+def _opened(me: Self, bundle: bytes) -> tuple[Opened, ...]:
+    scheme, rest, opened = scheme_of(me.setting.plan), bundle, []
+    size = scheme.share_bytes(me.setting.plan)
+    for kind in scheme.share_kinds:
+        share, opening, rest = (
+            rest[:size], rest[size : size + OPENING_BYTES], rest[size + OPENING_BYTES :],
+        )  # fmt: skip
+        opened.append(Opened(kind(share), opening))
+    return tuple(opened)
 
 
 def _commitments(

@@ -17,17 +17,20 @@ from typing import Literal, TypeVar, get_args
 
 from secagg import graph
 from secagg.canonical import Reader, Writer
+from secagg.ckks import parameters as ckks_parameters
+from secagg.ckks.parameters import Packing, Parameters, Security
 from secagg.encoding import Quantiser, ring_bits_needed
 from secagg.errors import ConfigError, MalformedMessage
 from secagg.identity import Roster, sha256
 from secagg.layout import Layout
 
-Scheme = Literal["masking"]
+Scheme = Literal["masking", "ckks"]
 Suite = Literal["x25519-mlkem768", "x25519"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 SUITES: tuple[Suite, ...] = get_args(Suite)
 MAX_COHORT = 1 << 14
 COMPLETE_UP_TO = 256
+COMMITTEE_ABOVE = 64
 MIN_SURVIVORS = 3
 GUARD_BITS = 4
 _MAX_LENGTH = 1 << 36
@@ -71,6 +74,8 @@ class RoundPlan:
     thresholds follow from `n` and `max_colluders` (f): q = floor((n + f) / 2) + 1. `share_count`
     is k: n on the complete graph, where each participant holds a share of every other's secrets
     and keeps one of its own; below n on a sparse graph, where each participant draws k holders.
+    In scheme `ckks`, which has no graph, it is the size of the committee that holds the shares: the
+    cohort up to 64 participants, above that the members of the roster's list that are in it.
     """
 
     roster_digest: bytes
@@ -93,6 +98,7 @@ class RoundPlan:
     rotation_seed: bytes = b""
     noise: NoNoise = NoNoise()
     deadlines: Deadlines = Deadlines()
+    ckks: Parameters | None = None
 
     @classmethod
     def create(
@@ -111,6 +117,9 @@ class RoundPlan:
         neighbours: int | None = None,
         dropout: float = 0.1,
         suite: Suite = "x25519-mlkem768",
+        scheme: Scheme = "masking",
+        packing: Packing = "coefficients",
+        security: Security = "quantum",
         deadlines: Deadlines | None = None,
     ) -> RoundPlan:
         """A plan with the default sizes: f = floor((n - 1) / 3), t = q, |U3| >= max(q, f + 2, 3).
@@ -118,6 +127,9 @@ class RoundPlan:
         `neighbours` is k. Up to 256 participants it defaults to n, the complete graph. Above, k and
         t are the smallest that open, but for one round in a million, when a fraction `dropout` is
         silent, and that keep `graph.guarantee` (docs/sparse-graphs.md).
+
+        `packing` and `security` are of scheme `ckks` (`secagg.ckks.parameters`), whose committee of
+        c above 64 participants has t = floor((c + floor((c - 1) / 3)) / 2) + 1.
 
         Raises:
             ConfigError: no honest participant could accept such a plan; the message says why.
@@ -128,7 +140,13 @@ class RoundPlan:
         n = len(names)
         f = (n - 1) // 3 if max_colluders is None else max_colluders
         q = quorum(n, f)
-        k, t = shares(n, f, neighbours, dropout)
+        committee = committee_of(names, roster.committee)
+        if scheme == "ckks":
+            k, t = committee_shares(n, f, len(committee))
+        else:
+            k, t = shares(n, f, neighbours, dropout)
+        ring_bits = max(8, ring_bits_needed(quantiser.value_bits, n, GUARD_BITS))
+        weight_bits = max(8, ring_bits_needed(max_weight.bit_length() + 1, n, GUARD_BITS))
         return cls(
             roster_digest=roster.digest,
             round_number=round_number,
@@ -140,13 +158,20 @@ class RoundPlan:
             share_count=k,
             share_threshold=t if share_threshold is None else share_threshold,
             min_survivors=max(q, f + 2, MIN_SURVIVORS) if min_survivors is None else min_survivors,
-            ring_bits=max(8, ring_bits_needed(quantiser.value_bits, n, GUARD_BITS)),
+            ring_bits=ring_bits,
             max_weight=max_weight,
-            weight_ring_bits=max(8, ring_bits_needed(max_weight.bit_length() + 1, n, GUARD_BITS)),
+            weight_ring_bits=weight_bits,
+            scheme=scheme,
             suite=suite,
             committee=roster.committee,
             deadlines=deadlines or Deadlines(),
-        )
+            ckks=None
+            if scheme != "ckks"
+            else ckks_parameters.choose(
+                n=n, length=layout.size, ring_bits=ring_bits, weight_ring_bits=weight_bits,
+                holders=k, packing=packing, security=security,
+            ),
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         for clause, holds, cure in _clauses(self):
@@ -162,6 +187,13 @@ class RoundPlan:
     def complete(self) -> bool:
         """Whether every participant holds a share of every other's secrets."""
         return self.share_count == self.n
+
+    @cached_property
+    def same_holders(self) -> tuple[int, ...]:
+        """Who holds shares of everybody; empty on a sparse graph, with holders of one's own."""
+        if self.scheme == "ckks":
+            return committee_of(self.cohort, self.committee)
+        return tuple(range(self.n)) if self.complete else ()
 
     @property
     def quorum(self) -> int:
@@ -219,6 +251,8 @@ class RoundPlan:
         w.tag("no noise")
         for deadline in self.deadlines.steps:
             w.u32(deadline)
+        if self.ckks is not None:
+            self.ckks.write(w)
         return w.finish()
 
     @classmethod
@@ -250,8 +284,35 @@ def shares(n: int, f: int, neighbours: int | None, dropout: float) -> tuple[int,
     return neighbours, graph.threshold(n, f, neighbours)
 
 
+def committee_of(cohort: tuple[str, ...], named: tuple[str, ...]) -> tuple[int, ...]:
+    """The indices of those who hold the shares of scheme `ckks`: never drawn by anybody."""
+    if len(cohort) <= COMMITTEE_ABOVE:
+        return tuple(range(len(cohort)))
+    return tuple(index for index, tenant in enumerate(cohort) if tenant in set(named))
+
+
+def committee_shares(n: int, f: int, size: int) -> tuple[int, int]:
+    """The default (k, t) of scheme `ckks`; see `RoundPlan.create`."""
+    return size, quorum(n, f) if size == n else quorum(size, max(0, size - 1) // 3)
+
+
 def _share_clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
     n, f, k, t = plan.n, plan.max_colluders, plan.share_count, plan.share_threshold
+    if plan.scheme == "ckks":
+        size = len(plan.same_holders)
+        return (
+            (
+                f"k = {k} is the size of the committee, {size}",
+                0 < k == size,
+                f"list a committee in the roster: the cohort has more than {COMMITTEE_ABOVE}",
+            ),
+            (f"0 < t = {t} <= k = {k}", 0 < t <= k, "choose the threshold by `secagg plan`"),
+            (
+                f"t = {t} is above f = {f}",
+                t > f or k < n,
+                "colluders alone could open; raise the threshold",
+            ),
+        )
     if plan.complete:
         return (
             (f"t = {t} is at most n = {n}", 0 < t <= n, "lower the threshold"),
@@ -339,7 +400,15 @@ def _clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
             "split it",
         ),
         ("the rotation seed is empty", not plan.rotation_seed, "rotations are not built yet"),
+        *_ckks_clauses(plan),
     )
+
+
+def _ckks_clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
+    if plan.ckks is None or plan.scheme != "ckks":
+        with_parameters = (plan.scheme == "ckks") == (plan.ckks is not None)
+        return (("scheme ckks, and no other, has parameters", with_parameters, "name them"),)
+    return plan.ckks.clauses(plan.n, plan.ring_bits, plan.weight_ring_bits)
 
 
 def _read_plan(reader: Reader) -> RoundPlan:
@@ -356,6 +425,7 @@ def _read_plan(reader: Reader) -> RoundPlan:
     ring_bits, guard_bits = reader.u8(), reader.u8()
     reader.tag("no noise")
     deadlines = Deadlines(*(reader.u32() for _ in range(6)))
+    parameters = Parameters.read(reader) if scheme == "ckks" else None
     reader.end()
     plan = RoundPlan(
         roster_digest=roster_digest, round_number=round_number, cohort=cohort,
@@ -363,7 +433,7 @@ def _read_plan(reader: Reader) -> RoundPlan:
         share_count=k, share_threshold=t, min_survivors=least, ring_bits=ring_bits,
         max_weight=max_weight, weight_ring_bits=weight_ring_bits, guard_bits=guard_bits,
         scheme=scheme, suite=suite, committee=committee,
-        rotation_seed=rotation_seed, deadlines=deadlines,
+        rotation_seed=rotation_seed, deadlines=deadlines, ckks=parameters,
     )  # fmt: skip
     if q != plan.quorum:
         raise reader.error("the quorum does not follow from the cohort and f")

@@ -24,6 +24,8 @@ class Policy:
     Cohorts of up to `complete_up_to` share on the complete graph; only larger ones may use a sparse
     graph, whose guarantee is weaker. There t follows from f and no longer from n, so that a small f
     would mean a handful of holders: f is at least the fraction `sparse_corrupt` of such a cohort.
+    In scheme `ckks` a committee that is not the whole cohort holds the shares: a fraction
+    `committee_corrupt` of it must not be enough to open.
     `suites` refuses a downgrade: add "x25519" to it only for peers that cannot do better.
     `model_digests` empty means that any model is allowed (then the model is not pinned).
     """
@@ -33,10 +35,11 @@ class Policy:
     min_survivors: int = MIN_SURVIVORS
     min_cohort: int = 3
     min_threshold: int = 2
-    schemes: tuple[Scheme, ...] = ("masking",)
+    schemes: tuple[Scheme, ...] = ("masking", "ckks")
     suites: tuple[Suite, ...] = ("x25519-mlkem768",)
     complete_up_to: int = COMPLETE_UP_TO
     sparse_corrupt: float = 0.1
+    committee_corrupt: float = 1 / 3
     model_digests: frozenset[bytes] = frozenset()
     layout_digests: frozenset[bytes] = frozenset()
     max_clip: float = float("inf")
@@ -89,13 +92,20 @@ class Policy:
             ),
             (
                 "complete_up_to",
-                plan.complete or plan.n > self.complete_up_to,
+                bool(plan.same_holders) or plan.n > self.complete_up_to,
                 f"sparse graphs are for cohorts above {self.complete_up_to}, and this has {plan.n}",
             ),
             (
                 "sparse_corrupt",
-                plan.complete or plan.max_colluders >= int(self.sparse_corrupt * plan.n),
+                bool(plan.same_holders) or plan.max_colluders >= int(self.sparse_corrupt * plan.n),
                 f"a sparse graph has to stand {self.sparse_corrupt} of {plan.n} as colluders",
+            ),
+            (
+                "committee_corrupt",
+                plan.scheme != "ckks"
+                or plan.complete
+                or plan.share_threshold > self.committee_corrupt * plan.share_count,
+                f"{plan.share_threshold} of a committee of {plan.share_count} could open",
             ),
             (
                 "model_digests",

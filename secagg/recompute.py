@@ -9,7 +9,8 @@ it, or leaves of its own choosing. A coordinator that has announced the Merkle r
 probability 1 - (1 - p)^m; all leaves leave no doubt.
 
 A sum's leaves lie where the uploads' do (`scheme.leaf_places`): the values of one place as
-little-endian int64, hashed as in RFC 6962; the last leaf is the sum of the weights.
+little-endian int64, hashed as in RFC 6962; the last value of the last leaf is the sum of the
+weights.
 
 What success does not imply: that the survivors' inputs were honest.
 """
@@ -24,13 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import graph, merkle
-from secagg.encoding import from_ring
 from secagg.errors import ProtocolError, Step, UsageError
-from secagg.packing import Packer
 from secagg.plan import RoundPlan
-from secagg.prg import chunk_coordinates, word_dtype
 from secagg.result import count_beyond, require_within
-from secagg.scheme import LeafPlace, Opener, leaf_places, scheme_of
+from secagg.scheme import LeafPlace, LeafSums, Opener, leaf_places, scheme_of
 from secagg.secret import Randomness
 from secagg.transcript import Verified
 
@@ -84,10 +82,10 @@ def recompute(
     chosen = range(len(places)) if numbers is None else list(numbers)
     if any(not 0 <= number < len(places) for number in chosen):
         raise UsageError(f"the sum has leaves 0 to {len(places) - 1}")
-    opener = scheme_of(plan).opener(plan, verified.opening)
-    packers = [Packer(bits, chunk_coordinates(bits)) for _, bits in plan.vectors]
+    scheme = scheme_of(plan)
+    opener, sums = scheme.opener(plan, verified.opening), scheme.leaf_sums(plan)
     for number in chosen:
-        yield _leaf(verified, uploads, opener, packers[places[number].vector], number)
+        yield _leaf(verified, uploads, opener, sums, number)
 
 
 def check_sum(
@@ -131,16 +129,14 @@ def random_leaves(plan: RoundPlan, count: int, randomness: Randomness) -> tuple[
 
 
 def _leaf(
-    verified: Verified, uploads: Uploads, opener: Opener, packer: Packer, number: int
+    verified: Verified, uploads: Uploads, opener: Opener, sums: LeafSums, number: int
 ) -> SumLeaf:
     place = leaf_places(verified.plan)[number]
-    words = np.zeros(place.count, word_dtype(place.bits))
+    total = sums.zero(place)
     for survivor in verified.survivors:
-        packer.add(words, _upload_leaf(verified, uploads, survivor, number))
-    opener.open(words, place)
-    values = from_ring(words, place.bits)
-    survivors = len(verified.survivors)
-    require_within(count_beyond(verified.plan, survivors, place.vector, values))
+        sums.add(total, _upload_leaf(verified, uploads, survivor, number), place)
+    values, marks = opener.open(total, place)
+    require_within(marks + count_beyond(verified.plan, len(verified.survivors), place, values))
     return SumLeaf(number, place, values)
 
 
@@ -162,14 +158,15 @@ def _upload_leaf(verified: Verified, uploads: Uploads, survivor: str, number: in
 def _digests(plan: RoundPlan, level_sum: NDArray[np.int64], total_weight: int) -> list[bytes]:
     if len(level_sum) != plan.layout.size:
         raise UsageError(f"a sum of {len(level_sum)} values, and the plan has {plan.layout.size}")
-    return [
-        _digest(
-            level_sum[place.start : place.start + place.count]
-            if place.vector == 0
-            else np.array([total_weight])
-        )
-        for place in leaf_places(plan)
-    ]
+    return [_digest(sum_values(place, level_sum, total_weight)) for place in leaf_places(plan)]
+
+
+def sum_values(
+    place: LeafPlace, level_sum: NDArray[np.int64], total_weight: int
+) -> NDArray[np.int64]:
+    """The (place.count,) values of one leaf of a sum."""
+    data = level_sum[place.data]
+    return np.append(data, np.int64(total_weight)) if place.weighs else data
 
 
 def _digest(values: NDArray[np.int64]) -> bytes:

@@ -7,7 +7,7 @@ from the declaration, so they cannot drift apart:
     bytes               length-prefixed; `Digest` etc. exact
     str                 as in `canonical.py`
     tuple[T, ...]       32-bit count, then the items
-    a SecretBytes kind  its exact length (sealed state only)
+    a SecretBytes kind  its exact length, or length-prefixed (sealed state only)
     a dataclass         its fields in order, behind its tag
 
 `decode` refuses every byte string that `encode` does not produce (check C01).
@@ -117,7 +117,9 @@ def _derive(kind: Any) -> _Codec:
     if kind in _PLAIN:
         return _PLAIN[kind]
     if isinstance(kind, type) and issubclass(kind, SecretBytes):
-        length = typing.cast(int, kind.LENGTH)
+        length = kind.LENGTH
+        if length is None:
+            return _Codec(lambda value: blob(value.expose()), lambda reader: kind(reader.blob()))
         return _Codec(
             lambda value: fixed(value.expose(), length), lambda reader: kind(reader.fixed(length))
         )

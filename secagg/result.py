@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.encoding import Quantiser, from_ring
+from secagg.encoding import Quantiser
 from secagg.errors import FaultyParticipantOrCoordinator, Step
 from secagg.plan import RoundPlan
-from secagg.prg import Words
-from secagg.scheme import leaf_places
+from secagg.scheme import LeafPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +42,22 @@ class Result:
         return total
 
 
-def read_sum(plan: RoundPlan, survivors: tuple[str, ...], words: list[Words]) -> Result:
-    """Decode opened ring words, with the guard bits as an alarm (C27).
-
-    Raises:
-        FaultyParticipantOrCoordinator: a coordinate is beyond what honest survivors can sum to.
-    """
-    levels = np.empty(plan.layout.size, np.int64)
-    beyond = 0
-    for place in leaf_places(plan):
-        if place.vector == 0:
-            part = slice(place.start, place.start + place.count)
-            opened = from_ring(words[0][part], plan.ring_bits, out=levels[part])
-            beyond += count_beyond(plan, len(survivors), 0, opened)
-    weight = from_ring(words[1], plan.weight_ring_bits)
-    require_within(beyond + count_beyond(plan, len(survivors), 1, weight))
-    return Result(survivors, levels, int(weight[0]), plan.quantiser, plan.max_weight)
+def count_beyond(
+    plan: RoundPlan, survivors: int, place: LeafPlace, values: NDArray[np.int64]
+) -> int:
+    """How many of a leaf's summed values no honest survivors can reach."""
+    weighs = place.weighs
+    beyond = _outside(values[: len(values) - weighs], survivors * plan.quantiser.max_level)
+    if weighs:
+        beyond += not survivors <= values[-1] <= survivors * plan.max_weight
+    return beyond
 
 
-def count_beyond(plan: RoundPlan, survivors: int, vector: int, values: NDArray[np.int64]) -> int:
-    """How many of a vector's summed values no honest survivors can reach."""
-    most = survivors * (plan.quantiser.max_level if vector == 0 else plan.max_weight)
-    least = -most if vector == 0 else survivors
-    if values.max() <= most and values.min() >= least:
+def _outside(values: NDArray[np.int64], most: int) -> int:
+    if values.max(initial=0) <= most and values.min(initial=0) >= -most:
         return 0
     # No abs(): that of -2^63, a possible value in a ring of 64 bits, is negative.
-    return int(np.count_nonzero((values > most) | (values < least)))
+    return int(np.count_nonzero((values > most) | (values < -most)))
 
 
 def require_within(beyond: int) -> None:

@@ -1,22 +1,24 @@
 """What a scheme supplies to the one state machine: what is shared, how a vector is protected, how
 the sum is opened. Everything else (keys, views, survivors, ledger, blame) is the machine's.
 
-`masking` is built; a scheme with other secrets (one-time CKKS keys) implements the same protocol
-and is added to `scheme_of`.
+    masking   pairwise masks that cancel in the sum, and a self mask          secagg/masking.py
+    ckks      one-time CKKS keys that add up as the ciphertexts do            secagg/ckks/scheme.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from secagg.edges import Edges
-from secagg.messages import AdvertiseKeys, Answer
-from secagg.packing import packed_size
+from secagg.encoding import Levels
+from secagg.messages import AdvertiseKeys, ShareKeysBody, Unmask
 from secagg.plan import RoundPlan
-from secagg.prg import Words, chunk_coordinates
 from secagg.records import U32, Digest
 from secagg.secret import (
     ChannelSeed,
@@ -79,16 +81,33 @@ class DealtPad:
     commitment: Digest
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Opened:
     """A share with the random opening of its commitment."""
 
     share: Share
-    opening: bytes
+    opening: Digest
+
+
+class DealtShares(Protocol):
+    """The shares of one dealer's secrets."""
+
+    @property
+    def shares(self) -> Mapping[int, tuple[Share, ...]]:
+        """By holder: one share of each kind."""
+
+    def commitment(self, leaves_root: bytes) -> bytes:
+        """What the signed body says about them; the leaves are fixed by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeafPlace:
-    """Which coordinates one upload leaf holds: one PRG chunk of one vector."""
+    """Which values one upload leaf holds: one PRG chunk of one vector, or one polynomial.
+
+    `count` values, of which the last is the weight if the leaf `weighs`; the others are those of
+    the delta from `start` on. `bits` is the width of a value's ring, `size` the leaf's length in
+    bytes; the `spare` high bits of its last byte are zero.
+    """
 
     vector: int
     chunk: int
@@ -96,18 +115,23 @@ class LeafPlace:
     count: int
     bits: int
     size: int
+    weighs: bool = False
+    spare: int = 0
+
+    @property
+    def data(self) -> slice:
+        """Where its values of the delta lie in the delta."""
+        return slice(self.start, self.start + self.count - self.weighs)
+
+
+def leaf_places(plan: RoundPlan) -> tuple[LeafPlace, ...]:
+    """The upload's leaves, in order; the weight is the last value of the last one."""
+    return _places(plan)
 
 
 @lru_cache(maxsize=8)
-def leaf_places(plan: RoundPlan) -> tuple[LeafPlace, ...]:
-    """The upload's leaves, in order: vector after vector, chunk after chunk."""
-    return tuple(
-        LeafPlace(vector, start // step, start, count, bits, packed_size(count, bits))
-        for vector, (length, bits) in enumerate(plan.vectors)
-        for step in (chunk_coordinates(bits),)
-        for start in range(0, length, step)
-        for count in (min(step, length - start),)
-    )
+def _places(plan: RoundPlan) -> tuple[LeafPlace, ...]:
+    return scheme_of(plan).places(plan)
 
 
 def upload_bytes(plan: RoundPlan) -> int:
@@ -116,26 +140,54 @@ def upload_bytes(plan: RoundPlan) -> int:
 
 
 class Protector(Protocol):
-    """Protects one participant's words in place, leaf by leaf, in any order."""
+    """Protects one participant's values, leaf by leaf, in any order."""
 
-    def protect(self, words: Words, place: LeafPlace) -> None:
-        """Turn plaintext ring words into what may leave."""
+    def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
+        """The packed leaf that may leave, from the (place.count,) plain values."""
+
+
+Sum = NDArray[Any]
+"""The sum of one leaf over uploads, as its scheme keeps it."""
 
 
 class Opener(Protocol):
-    """Takes protection off a sum of uploads, leaf by leaf, in any order."""
+    """Takes protection off sums of leaves, in any order; threads may share it."""
 
-    def open(self, words: Words, place: LeafPlace) -> None:
-        """Turn the summed words into the plaintext sum, modulo the ring."""
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """Whose answers were found wrong among the others, and were not used."""
+
+    def open(self, total: Sum, place: LeafPlace) -> tuple[NDArray[np.int64], int]:
+        """The (place.count,) summed values, and how many marks of a wrong sum were found (C27).
+
+        `total` is used up.
+        """
+
+
+class LeafSums(Protocol):
+    """Adds up the leaves of one plan's uploads."""
+
+    def zero(self, place: LeafPlace) -> Sum:
+        """A sum over nothing."""
+
+    def add(self, total: Sum, leaf: bytes | memoryview, place: LeafPlace) -> None:
+        """Add one upload's leaf.
+
+        Raises:
+            MalformedMessage: it is no leaf of such an upload; `total` is as it was.
+        """
+
+    def take_out(self, total: Sum, leaf: bytes | memoryview, place: LeafPlace) -> None:
+        """Subtract a leaf that was added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
     """Everything that opens one sum; the same at an aggregator and at whoever recomputes.
 
-    By member of U2: `keys`, and `commitments` to self-mask seeds. `shares` by dealer and holder.
-    `boxes` by dealer and holder, with the commitments to their pads: those between a survivor and a
-    dropout.
+    By member of U2: `keys`, and `commitments` to what it dealt. `shares` by dealer and holder
+    (`masking`), or `sums` of shares by holder (`ckks`). `boxes` by dealer and holder, with the
+    commitments to their pads: those between a survivor and a dropout.
     """
 
     keys: Mapping[int, AdvertiseKeys]
@@ -143,6 +195,7 @@ class Opening:
     edges: Edges
     survivors: frozenset[int]
     shares: Mapping[int, Mapping[int, Share]]
+    sums: Mapping[int, bytes]
     boxes: Mapping[tuple[int, int], SealedPad]
 
 
@@ -157,14 +210,43 @@ class Scheme(Protocol):
     """See the module's docstring."""
 
     share_kinds: ClassVar[Sequence[type[Share]]]
+    has_mask_keys: ClassVar[bool]
+    answers_are_proven: ClassVar[bool]
+    """Whether what is released can be checked alone: if not, a leaf is opened on trial first."""
+
+    def places(self, plan: RoundPlan) -> tuple[LeafPlace, ...]:
+        """See `leaf_places`."""
+
+    def share_bytes(self, plan: RoundPlan) -> int:
+        """Length of one share of any kind."""
+
+    def commitment_bytes(self, plan: RoundPlan) -> int:
+        """Length of `ShareKeysBody.secret_commitment`."""
 
     def deal(
-        self, secrets: RoundSecrets, holders: Sequence[int], threshold: int, randomness: Randomness
-    ) -> dict[int, tuple[Share, ...]]:
+        self,
+        plan: RoundPlan,
+        index: int,
+        secrets: RoundSecrets,
+        holders: Sequence[int],
+        threshold: int,
+        randomness: Randomness,
+    ) -> DealtShares:
         """One share of each kind for each holder."""
 
-    def secret_commitment(self, plan: RoundPlan, index: int, secrets: RoundSecrets) -> bytes:
-        """What the dealer's signed body commits to (32 bytes)."""
+    def check_shares(
+        self,
+        plan: RoundPlan,
+        dealer: int,
+        holder: int,
+        body: ShareKeysBody,
+        shares: Sequence[Share],
+    ) -> None:
+        """What a holder checks of its shares beside their commitments (C11, C42).
+
+        Raises:
+            MalformedMessage: they are no shares, or not of the secret that the body commits to.
+        """
 
     def protection(
         self,
@@ -183,24 +265,53 @@ class Scheme(Protocol):
     def protector(self, plan: RoundPlan, index: int, secrets: ProtectionSecrets) -> Protector:
         """What protects this participant's upload."""
 
-    def answers(
-        self, survivors: frozenset[int], held: Mapping[int, Sequence[Opened]]
-    ) -> tuple[Answer, ...]:
-        """What is released for each held dealer in U2: one kind of share, never two."""
+    def leaf_sums(self, plan: RoundPlan) -> LeafSums:
+        """What adds uploads up."""
+
+    def answer(
+        self,
+        plan: RoundPlan,
+        view: bytes,
+        survivors: frozenset[int],
+        held: Mapping[int, Sequence[Opened]],
+    ) -> Unmask:
+        """What is released of the shares of dealers in U2, once and for this U3 alone.
+
+        Raises:
+            ProtocolError: shares of a member of U3 are missing (C43).
+        """
+
+    def check_sum_of_shares(self, plan: RoundPlan, holds: bool, key_sum: bytes) -> None:
+        """An answer has the form that it must have; empty from those who hold nothing (C25).
+
+        Raises:
+            MalformedMessage: it has not.
+        """
 
     def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
-        """The one kind of share that may be released for a dealer."""
+        """The one kind of share of a dealer that may be released."""
+
+    def released(self, members: Sequence[int], shares: Mapping[int, Sized], sums: Sized) -> int:
+        """How many shares have been released of the dealer in U2 of which there are fewest: t open.
+
+        `shares` by dealer, `sums` by holder, as in `Opening`.
+        """
 
     def opener(self, plan: RoundPlan, opening: Opening) -> Opener:
-        """From t valid shares of each dealer: what takes the protection off.
+        """From t valid shares of each dealer, or t sums: what takes the protection off.
 
         Raises:
             FaultyParticipant: valid shares rebuild something else than the dealer committed to.
+            FaultyParticipantOrCoordinator: what was released is not of one polynomial.
         """
 
 
 def scheme_of(plan: RoundPlan) -> Scheme:
     """The scheme that the plan names."""
+    if plan.scheme == "ckks":
+        from secagg.ckks.scheme import Ckks
+
+        return Ckks()
     from secagg.masking import Masking
 
-    return {"masking": Masking}[plan.scheme]()
+    return Masking()

@@ -75,7 +75,8 @@ class Seed(SecretBytes):
 
 
 class SelfMaskSeed(Seed):
-    """b_i: expands to the mask that hides a participant's own input."""
+    """Expands to what hides a participant's own input: its self mask (b_i of scheme `masking`), or
+    its one-time key and errors (scheme `ckks`)."""
 
     __slots__ = ()
 
@@ -123,19 +124,31 @@ class StreamKey(Seed):
 
 
 class Share(SecretBytes):
-    """One Shamir share, big-endian, below p = 2^256 + 297 (33 bytes)."""
+    """One Shamir share of a secret, of the length that its scheme gives it."""
+
+    __slots__ = ()
+
+
+class SeedShare(Share):
+    """A share of a seed, big-endian, below p = 2^256 + 297 (33 bytes)."""
 
     __slots__ = ()
     LENGTH = 33
 
 
-class SelfMaskShare(Share):
+class SelfMaskShare(SeedShare):
     """A share of b_i."""
 
     __slots__ = ()
 
 
-class MaskKeyShare(Share):
+class MaskKeyShare(SeedShare):
     """A share of a mask seed."""
+
+    __slots__ = ()
+
+
+class KeyShare(Share):
+    """A share of a one-time CKKS key and of what blinds its check, packed (`ckks/sharing.py`)."""
 
     __slots__ = ()

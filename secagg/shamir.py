@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import ConfigError, MalformedMessage, UsageError
-from secagg.secret import Randomness, Seed, Share
+from secagg.secret import Randomness, Seed, SeedShare, Share
 
 PRIME = 2**256 + 297
 SHARE_BYTES = 33
@@ -33,7 +33,7 @@ _SECRETS = 2**256
 _LIMBS, _LIMB_BITS, _LIMB_MASK = 8, 32, 2**32 - 1
 _ROOM_BITS = 30  # (2^32 + 2^30.5) * 2^30 < 2^63, and a carry of less than 2^30.6 comes out of it
 
-ShareT = TypeVar("ShareT", bound=Share)
+ShareT = TypeVar("ShareT", bound=SeedShare)
 
 
 def split(

@@ -39,6 +39,7 @@ TAG_BYTES = 16
 KEM_KEY_BYTES = 1184
 KEM_CIPHERTEXT_BYTES = 1088
 _FRESH_BYTES = 32
+_POINT_BYTES = 32
 _FIELD = 2**255 - 19
 _ZERO_NONCE = bytes(12)
 # The points of small order (Bernstein, "Curve25519", section 3); their non-canonical aliases are
@@ -93,10 +94,10 @@ def private_keys(suite: Suite, seed: ChannelSeed | MaskSeed) -> PrivateKeys:
     return PrivateKeys(X25519PrivateKey.from_private_bytes(point), kem)
 
 
-def advertise(suite: Suite, channel: ChannelSeed, mask: MaskSeed) -> AdvertiseKeys:
-    """The public keys that belong to both private seeds."""
+def advertise(suite: Suite, channel: ChannelSeed, mask: MaskSeed | None) -> AdvertiseKeys:
+    """The public keys that belong to both private seeds; a scheme without masks has one alone."""
     channel_key, channel_kem = public_keys(private_keys(suite, channel))
-    mask_key, mask_kem = public_keys(private_keys(suite, mask))
+    mask_key, mask_kem = (b"", b"") if mask is None else public_keys(private_keys(suite, mask))
     return AdvertiseKeys(channel_key, mask_key, channel_kem, mask_kem)
 
 
@@ -106,18 +107,21 @@ def public_keys(private: PrivateKeys) -> tuple[bytes, bytes]:
     return private.point.public_key().public_bytes_raw(), kem
 
 
-def check_public_keys(suite: Suite, keys: AdvertiseKeys) -> None:
-    """Refuse low-order points, non-canonical encodings and fields of other suites (C06).
+def check_public_keys(suite: Suite, keys: AdvertiseKeys, masks: bool = True) -> None:
+    """Refuse low-order points, non-canonical encodings and fields of other suites or of a scheme
+    without `masks` (C06).
 
     Raises:
         MalformedMessage: names which key and why.
     """
-    for name, key, kem in (
-        ("channel key", keys.channel_key, keys.channel_kem),
-        ("mask key", keys.mask_key, keys.mask_kem),
-    ):
+    pairs = [("channel key", keys.channel_key, keys.channel_kem)]
+    if masks:
+        pairs.append(("mask key", keys.mask_key, keys.mask_kem))
+    elif keys.mask_key or keys.mask_kem:
+        raise MalformedMessage("the scheme has no mask keys")
+    for name, key, kem in pairs:
         value = int.from_bytes(key, "little")
-        if value >= _FIELD:
+        if len(key) != _POINT_BYTES or value >= _FIELD:
             raise MalformedMessage(f"the {name} is no canonical X25519 encoding")
         if value in _LOW_ORDER:
             raise MalformedMessage(f"the {name} is a point of low order")

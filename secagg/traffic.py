@@ -60,7 +60,7 @@ def _advertise_keys(plan: RoundPlan) -> Traffic:
 
 def _share_keys(plan: RoundPlan) -> Traffic:
     body = _signed(plan, ShareKeysBody(tuple(range(plan.share_count)), _DIGEST, _DIGEST))
-    sealed = (bytes(encapsulation_bytes(plan.suite)), bytes(bundle_bytes() + TAG_BYTES))
+    sealed = (bytes(encapsulation_bytes(plan.suite)), bytes(bundle_bytes(plan) + TAG_BYTES))
     pad_box = bytes(pad_box_bytes(plan.suite))
     leaf = Leaf(0, *sealed, (_DIGEST,) * 2, pad_box, _DIGEST if pad_box else b"")
     bare = Leaf(0, *sealed, (_DIGEST,) * 2)

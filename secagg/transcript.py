@@ -42,7 +42,7 @@ from secagg.messages import (
 from secagg.plan import RoundPlan
 from secagg.records import Digest, decode, encode
 from secagg.scheme import Opening, SealedPad, scheme_of, upload_bytes
-from secagg.secret import Share
+from secagg.secret import SeedShare, Share
 from secagg.shamir import parse_share
 
 _M = TypeVar("_M")
@@ -192,6 +192,7 @@ def _replay(setting: Setting, messages: Iterator[bytes], chain: bytes) -> Verifi
             edges=view.edges,
             survivors=survivors.indices,
             shares=_shares(setting, view, answers),
+            sums={holder: body.key_sum for holder, body in answers.items() if body.key_sum},
             boxes=boxes,
         ),
         roots={plan.cohort[one.index]: one.root for one in survivors.members},
@@ -240,13 +241,14 @@ def _answers(
 def _shares(
     setting: Setting, view: View, answers: Mapping[int, Unmask]
 ) -> dict[int, dict[int, Share]]:
-    """The released shares by dealer and holder: t or more of each dealer (C36)."""
-    kinds = scheme_of(setting.plan).share_kinds
+    """The released shares by dealer and holder: t or more of each dealer, or t sums (C36)."""
+    scheme = scheme_of(setting.plan)
     shares: dict[int, dict[int, Share]] = {member: {} for member in view.members}
     for holder, body in answers.items():
         for one in body.answers:
-            shares[one.dealer][holder] = parse_share(one.share, kinds[one.kind])
-    if min(map(len, shares.values())) < setting.plan.share_threshold:
+            shares[one.dealer][holder] = parse_share(one.share, SeedShare)
+    sums = [holder for holder, body in answers.items() if body.key_sum]
+    if scheme.released(view.members, shares, sums) < setting.plan.share_threshold:
         raise ProtocolError("fewer answers than the threshold", step=Step.UNMASK)
     return shares
 

@@ -101,14 +101,13 @@ def _recomputed(verified: Verified, options: argparse.Namespace) -> dict[str, ob
     digest, weight, compared = hashlib.sha256(), None, 0
     for leaf in recompute(verified, StoredUploads(options.uploads, verified), numbers):
         compared += 1
-        if leaf.place.vector == 1:
-            weight = int(leaf.values[0])
-            continue
-        part = slice(leaf.place.start, leaf.place.start + leaf.place.count)
-        digest.update(np.ascontiguousarray(leaf.values, "<i8").data)
+        part, values = leaf.place.data, leaf.values
+        if leaf.place.weighs:
+            values, weight = values[:-1], int(values[-1])
+        digest.update(np.ascontiguousarray(values, "<i8").data)
         if options.out:
-            whole[part] = leaf.values
-        if claimed is not None and not np.array_equal(claimed[part], leaf.values):
+            whole[part] = values
+        if claimed is not None and not np.array_equal(claimed[part], values):
             raise ProtocolError(
                 f"the claimed sum is not that of the uploads in values {part.start} to "
                 f"{part.stop - 1}",

@@ -1,26 +1,22 @@
 """One participant's upload: encode, protect and pack, one leaf at a time.
 
-    float input -> (w / max_weight) * x, clipped -> stochastic rounding -> ring -> masks -> bits
+    float input -> (w / max_weight) * x, clipped -> stochastic rounding -> protection -> bits
 
 Memory beyond the input is O(leaf). Every leaf can be recomputed on its own, and gives the same
 bytes as long as input, rounding seed and masks are the same, so a broken connection resumes at any
-byte. The weight travels as a second vector of one coordinate, masked like the first.
+byte. The weight travels as one more value, protected like the others.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from secagg.encoding import Levels, Room, RoundingStream, Values, require_finite, to_ring
+from secagg.encoding import Levels, Room, RoundingStream, Values, require_finite
 from secagg.errors import UsageError
 from secagg.identity import sha256
-from secagg.packing import Packer
 from secagg.plan import RoundPlan
-from secagg.prg import chunk_coordinates
 from secagg.scheme import LeafPlace, Protector, leaf_places
 from secagg.secret import RoundingSeed
 
@@ -68,29 +64,25 @@ class Upload:
         self._weight = weight
         self._rounding = RoundingStream(rounding, plan.context, vector=0)
         self._protector: Protector | None = protector
-        self._room = Room(chunk_coordinates(plan.ring_bits))
-        self._packers = tuple(Packer(bits, chunk_coordinates(bits)) for _, bits in plan.vectors)
         self.places = leaf_places(plan)
+        self._room = Room(max(place.count for place in self.places))
 
     def leaf(self, number: int) -> bytes:
         """The packed, protected bytes of one leaf."""
         place = self.places[number]
         if self._protector is None:
             raise UsageError("the upload is committed: its masks are gone")
-        words = to_ring(self.levels(place), place.bits)
-        self._protector.protect(words, place)
-        return self._packers[place.vector].pack(words)
+        return self._protector.leaf(self.levels(place), place)
 
     def forget_masks(self) -> None:
         """Drop what protects; what was encoded can still be asked for."""
         self._protector = None
 
     def levels(self, place: LeafPlace) -> Levels:
-        """The integers that one leaf hides; the next call overwrites them."""
-        if place.vector == 1:
-            return np.array([self._weight], np.int64)
-        uniform = self._rounding.words(place.chunk, place.count)
-        return self._plan.quantiser.levels(self._values(place), self.factor, uniform, self._room)
+        """The (place.count,) integers that one leaf hides; the next call overwrites them."""
+        if not place.weighs:
+            return self._data_levels(place)
+        return np.append(self._data_levels(place), np.int64(self._weight))
 
     @property
     def factor(self) -> float:
@@ -105,19 +97,19 @@ class Upload:
     def encoded_levels(self) -> NDArray[np.int64]:
         """All levels of vector 0, (d,) int64: the plaintext that the sum adds up. Local only."""
         out = np.empty(self._plan.layout.size, np.int64)
-        for place in self._data_places():
-            out[place.start : place.start + place.count] = self.levels(place)
+        for place in self.places:
+            part = out[place.data]
+            part[:] = self.levels(place)[: len(part)]
         return out
 
     def write_residual(self, out: NDArray[np.float32]) -> None:
         """contribution - what was sent, into `out` (d,) float32, for error feedback."""
         scale = self._plan.quantiser.scale
-        for place in self._data_places():
-            sent = self.levels(place) * scale
-            out[place.start : place.start + place.count] = self._values(place) * self.factor - sent
+        for place in self.places:
+            sent = self._data_levels(place) * scale
+            out[place.data] = self._vector[place.data] * self.factor - sent
 
-    def _values(self, place: LeafPlace) -> Values:
-        return self._vector[place.start : place.start + place.count]
-
-    def _data_places(self) -> Iterator[LeafPlace]:
-        return (place for place in self.places if place.vector == 0)
+    def _data_levels(self, place: LeafPlace) -> Levels:
+        values = self._vector[place.data]
+        uniform = self._rounding.words(place.chunk, len(values))
+        return self._plan.quantiser.levels(values, self.factor, uniform, self._room)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from secagg.plan import RoundPlan
-from secagg.recompute import SumLeaf
+from secagg.recompute import SumLeaf, sum_values
 from secagg.result import Result
 from secagg.scheme import leaf_places
 from secagg_coordinator import audit_paths
@@ -103,11 +103,8 @@ def plan_view(plan: RoundPlan) -> dict[str, Any]:
 
 
 def _leaf_hashes(plan: RoundPlan, result: Result) -> list[bytes]:
-    vectors = (result.level_sum, np.array([result.total_weight]))
     return [
-        SumLeaf(
-            number, place, vectors[place.vector][place.start : place.start + place.count]
-        ).digest
+        SumLeaf(number, place, sum_values(place, result.level_sum, result.total_weight)).digest
         for number, place in enumerate(leaf_places(plan))
     ]
 

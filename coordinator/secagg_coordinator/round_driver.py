@@ -140,8 +140,8 @@ class _Outbox:
         return sum(len(message) * len(to) for message, to in self.recipients.items())
 
 
-def _in_threads(work: Callable[[LeafPlace], None], places: Iterable[LeafPlace]) -> Iterator[None]:
-    """Take masks off with every core: keystream and addition release the interpreter's lock."""
+def _in_threads(work: Callable[[LeafPlace], int], places: Iterable[LeafPlace]) -> Iterator[int]:
+    """Take protection off with every core: all bulk work releases the interpreter's lock."""
     # A pool of its own: the call that waits for it occupies a thread of the coordinator's.
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="secagg-opening") as pool:
         yield from pool.map(work, places)

@@ -13,9 +13,9 @@ same; no float is ever involved, and no rounded continuous Gaussian.
 Constant time: every sample is compared with every threshold, in the same order, by arithmetic
 alone; no branch and no address depends on keystream.
 
-Source: table inversion after Peikert, "An Efficient and Parallel Gaussian Sampler for Lattices"
-(CRYPTO 2010), section 4.1, and Micciancio and Walter, "Gaussian Sampling over the Integers"
-(CRYPTO 2017), section 5, for scanning the table in constant time.
+Source: inversion of the cumulative table as in Peikert, "An Efficient and Parallel Gaussian Sampler
+for Lattices" (CRYPTO 2010); a table that is read in full for every sample, as in FrodoKEM's
+Frodo.Sample (Alkim et al., "FrodoKEM", submission to NIST, 2017 on).
 
 Deliberately not here: other widths or centres, and where the seed comes from.
 """
@@ -62,7 +62,9 @@ _LOW: Final = np.array([threshold & (1 << 64) - 1 for threshold in THRESHOLDS], 
 
 
 @kernel
-def _sample(out: Samples, pairs: NDArray[np.uint64], tops: NDArray[np.int64], lows: Any) -> None:
+def _sample(
+    out: Samples, pairs: NDArray[np.uint64], tops: NDArray[np.int64], lows: NDArray[np.uint64]
+) -> None:
     # u >= t, of two words each, is high(u) - [low(u) < low(t)] >= high(t); the high words have 63
     # bits, so that nothing overflows. Three thresholds a pass keep the block's loads few.
     low = np.empty(_BLOCK, np.uint64)

@@ -9,7 +9,7 @@ right shapes. With NUMBA_DISABLE_JIT=1 they are ordinary Python.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from secagg.errors import ConfigError
 
@@ -25,9 +25,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def kernel(function: _F) -> _F:
     """`function`, compiled when it is first called; kept on disk where there is a place for it."""
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        compiled: _F = numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no writable folder to keep it in
-        compiled = numba.njit(**options)(function)
-    return compiled
+        compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    return cast(_F, compiled)

@@ -227,6 +227,16 @@ class SealContext:
         ])  # fmt: skip
         return tenseal.CKKSVector.load(context, proto)
 
+    def from_tenseal(self, vector: tenseal.CKKSVector) -> list[sealapi.Ciphertext]:
+        """The ciphertexts of a vector of this process, whose context has this one's primes."""
+        taken = []
+        for encrypted in vector.ciphertext():
+            with _named_file() as (_, path), _refusals():
+                encrypted.save(path)
+                taken.append(sealapi.Ciphertext())
+                taken[-1].load(self._seal, path)
+        return taken
+
     def _encoded(
         self, values: npt.NDArray[np.float64], level: list[int], scale: float
     ) -> sealapi.Plaintext:

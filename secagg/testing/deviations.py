@@ -167,13 +167,16 @@ class DeviatingDealer(DeviatingTenant):
         keys = {one.sender: one.read(AdvertiseKeys) for one in directory.keys}
         holders = self.chosen(message.body.read(ShareKeysBody).holders)
         dealer = steps._Dealer(me, before.secrets, keys, self.randomness)
-        shares = scheme_of(plan).deal(
-            before.secrets, holders, plan.share_threshold + self.degree, self.randomness
+        threshold = plan.share_threshold + self.degree
+        dealt = scheme_of(plan).deal(
+            plan, me.index, before.secrets, holders, threshold, self.randomness
         )
         leaves = tuple(
-            self.leaf(dealer, keys, dealer.leaf(holder, shares[holder])) for holder in holders
+            self.leaf(dealer, keys, dealer.leaf(holder, dealt.shares[holder])) for holder in holders
         )
-        own = me.sign(self._body(message.body.read(ShareKeysBody), leaves))
+        root = merkle.root([checks.leaf_digest(leaf.outline) for leaf in leaves])
+        commitment = dealt.commitment(root)[: scheme_of(plan).commitment_bytes(plan)]
+        own = me.sign(self._body(ShareKeysBody(holders, commitment, root), leaves))
         self.running._state = steps.Dealt(
             before.secrets, directory, own, tuple(dealer.kept), tuple(dealer.pads)
         )
@@ -188,9 +191,7 @@ class DeviatingDealer(DeviatingTenant):
         return leaf
 
     def _body(self, honest: ShareKeysBody, leaves: tuple[Leaf, ...]) -> ShareKeysBody:
-        holders = tuple(leaf.holder for leaf in leaves)
-        root = merkle.root([checks.leaf_digest(leaf.outline) for leaf in leaves])
-        return replace(honest, holders=holders, leaves_root=root)
+        return honest
 
     def is_victim(self, leaf: Leaf) -> bool:
         """Whether this leaf is for the one holder that it wrongs: the other of smallest index."""
@@ -226,7 +227,8 @@ class OtherSecret(DeviatingDealer):
     """Commits to another self-mask seed than it shares."""
 
     def _body(self, honest: ShareKeysBody, leaves: tuple[Leaf, ...]) -> ShareKeysBody:
-        return replace(super()._body(honest, leaves), secret_commitment=bytes(32))
+        size = len(honest.secret_commitment)
+        return replace(honest, secret_commitment=bytes(size))
 
 
 class BadPadBox(DeviatingDealer):
@@ -332,14 +334,14 @@ class WrongAnswers(DeviatingTenant):
 
     def _answering(self, body: Unmask) -> Unmask:
         wrong = [replace(one, share=_flipped(one.share)) for one in body.answers]
-        return replace(body, answers=tuple(wrong))
+        return replace(body, answers=tuple(wrong), key_sum=_flipped(body.key_sum))
 
 
 class MissingAnswer(WrongAnswers):
     """Withholds its share of one dealer."""
 
     def _answering(self, body: Unmask) -> Unmask:
-        return replace(body, answers=body.answers[:-1])
+        return replace(body, answers=body.answers[:-1], key_sum=b"")
 
 
 class OtherKind(WrongAnswers):
@@ -352,7 +354,9 @@ class OtherKind(WrongAnswers):
         return super().receive(message)
 
     def _answering(self, body: Unmask) -> Unmask:
-        held = {one.dealer: one.opened() for one in self._held}
+        held = {one.dealer: one.opened for one in self._held}
+        if not body.answers:
+            return body
         if not held:
             return body  # asked again: the shares are gone
         scheme = scheme_of(self.me.setting.plan)
@@ -360,7 +364,9 @@ class OtherKind(WrongAnswers):
         swapped: list[Answer] = []
         for one in body.answers:
             other = asked - {one.dealer} if one.dealer in asked else asked | {one.dealer}
-            swapped += scheme.answers(other, {one.dealer: held[one.dealer]})
+            swapped += scheme.answer(
+                self.me.setting.plan, body.view, other, {one.dealer: held[one.dealer]}
+            ).answers
         return replace(body, answers=tuple(swapped))
 
 

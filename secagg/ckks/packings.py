@@ -1,0 +1,161 @@
+"""From a leaf's integers to a polynomial and back: digits of coefficients, or SEAL's slots.
+
+Values fill planes: number i of a leaf stands in plane i // width, column i % width. The columns
+behind `last_width` of the last polynomial's first plane carry the weight, in base-2^b digits that
+are as narrow as values (`Parameters.weight_digit_bits`).
+
+    coefficients   `digits` planes of N columns: exact, and as dense as it gets
+    slots          one plane of N/2 columns, encoded by SEAL: the sum is an ordinary CKKS ciphertext
+                   on which SEAL and TenSEAL go on computing; it takes three to four times the bytes
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.ckks.ntt import Ring, ring
+from secagg.ckks.parameters import Parameters
+from secagg.ckks.residues import Digits
+from secagg.encoding import Levels
+from secagg.plan import RoundPlan
+from secagg.scheme import LeafPlace, Sum
+
+if TYPE_CHECKING:
+    from secagg.ckks.seal import SealContext
+
+Planes = NDArray[Any]
+"""(planes, columns) of integers."""
+
+
+class Packing(Protocol):
+    """See the module's docstring. Threads may share it."""
+
+    def encode(self, levels: Levels, error: NDArray[Any], place: LeafPlace, out: Sum) -> None:
+        """m + e in NTT form, into `out` (L, N)."""
+
+    def decode(
+        self, total: Sum, place: LeafPlace, most_noise: int
+    ) -> tuple[NDArray[np.int64], int]:
+        """The (place.count,) values in m + e, and how many places are not what honest sums give.
+
+        `total`, (L, N) in NTT form, is used up.
+        """
+
+
+def packing_of(plan: RoundPlan) -> Packing:
+    """The packing that the plan names."""
+    parameters = plan.ckks
+    assert parameters is not None
+    return Coefficients(plan) if parameters.packing == "coefficients" else Slots(plan)
+
+
+class Layout:
+    """Where a leaf's values stand in planes."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        parameters = plan.ckks
+        assert parameters is not None
+        self.parameters: Parameters = parameters
+        self.shape = parameters.digits(plan.n, plan.ring_bits), parameters.width
+        self._last = parameters.last_width(plan.n, plan.ring_bits, plan.weight_ring_bits)
+        self._weight_bits = parameters.weight_digit_bits(plan.n, plan.ring_bits)
+
+    def spread(self, levels: Levels, place: LeafPlace, dtype: type[np.generic]) -> Planes:
+        """The planes of a leaf's values; a full leaf is not copied if it has the right type."""
+        if len(levels) == self.shape[0] * self.shape[1] and not place.weighs:
+            return levels.reshape(self.shape).astype(dtype, copy=False)
+        planes = np.zeros(self.shape, dtype)
+        width = self._last if place.weighs else self.shape[1]
+        data = levels[: len(levels) - place.weighs]
+        whole, rest = divmod(len(data), width)
+        planes[:whole, :width] = data[: whole * width].reshape(whole, width)
+        if rest:
+            planes[whole, :rest] = data[whole * width :]
+        if place.weighs:
+            planes[0, width:] = self._digits(int(levels[-1]))
+        return planes
+
+    def gather(self, planes: NDArray[np.int64], place: LeafPlace) -> tuple[NDArray[np.int64], int]:
+        """The values in planes, and how many of the places that belong to nobody are not 0."""
+        if not place.weighs:
+            return planes.reshape(-1), 0
+        count = place.count - 1
+        data = planes[:, : self._last].reshape(-1)
+        columns = planes[0, self._last :]
+        weight = sum(int(digit) << (self._weight_bits * i) for i, digit in enumerate(columns))
+        stray = np.count_nonzero(data[count:]) + np.count_nonzero(planes[1:, self._last :])
+        # A weight beyond 64 bits is no sum of weights: out of range wherever it is cut.
+        return np.append(data[:count], np.int64(min(weight, 2**63 - 1))), int(stray)
+
+    def _digits(self, weight: int) -> list[int]:
+        mask, columns = (1 << self._weight_bits) - 1, self.shape[1] - self._last
+        return [(weight >> (self._weight_bits * i)) & mask for i in range(columns)]
+
+
+class Coefficients:
+    """Exact integers in digits of coefficients, above a margin for the errors."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        self._layout = Layout(plan)
+        parameters = self._layout.parameters
+        self._ring: Ring = ring(parameters.degree, parameters.primes)
+        self._digits = Digits(
+            parameters.primes, plan.ring_bits, self._layout.shape[0], parameters.margin_bits(plan.n)
+        )
+
+    def encode(self, levels: Levels, error: NDArray[Any], place: LeafPlace, out: Sum) -> None:
+        """See `Packing`."""
+        self._digits.encode(self._layout.spread(levels, place, np.int32), error, out)
+        self._ring.forward(out)
+
+    def decode(
+        self, total: Sum, place: LeafPlace, most_noise: int
+    ) -> tuple[NDArray[np.int64], int]:
+        """See `Packing`."""
+        self._ring.inverse(total)
+        planes, noise, overflows = self._digits.decode(total)
+        values, stray = self._layout.gather(planes, place)
+        loud = np.count_nonzero((noise > most_noise) | (noise < -most_noise))
+        return values, int(overflows) + stray + int(loud)
+
+
+class Slots:
+    """Integers in SEAL's slots, at a scale at which they can be rounded to again."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        self._layout = Layout(plan)
+        parameters = self._layout.parameters
+        self._ring: Ring = ring(parameters.degree, parameters.primes)
+        self._moduli = np.array(parameters.primes, np.uint32)[:, None]
+        self._scale = 2.0 ** parameters.scale_bits(plan.n)
+        self._seal = seal_context(parameters)
+
+    def encode(self, levels: Levels, error: NDArray[Any], place: LeafPlace, out: Sum) -> None:
+        """See `Packing`."""
+        out[:] = np.mod(error[None, :].astype(np.int64), self._moduli.astype(np.int64))
+        self._ring.forward(out)
+        (slots,) = self._layout.spread(levels, place, np.float64)
+        out += self._seal.encode_slots(slots, self._scale)  # below 2^31: two residues fit
+        np.subtract(out, self._moduli, out=out, where=out >= self._moduli)
+
+    def decode(
+        self, total: Sum, place: LeafPlace, most_noise: int
+    ) -> tuple[NDArray[np.int64], int]:
+        """See `Packing`; that errors are too large shows in the values, which are then anything."""
+        slots = np.rint(self._seal.decode_slots(total, self._scale))
+        wild = np.abs(slots) >= 2.0**62
+        slots[wild] = 0
+        values, stray = self._layout.gather(slots.astype(np.int64).reshape(1, -1), place)
+        return values, stray + int(np.count_nonzero(wild))
+
+
+@lru_cache(maxsize=8)
+def seal_context(parameters: Parameters) -> SealContext:
+    """SEAL's context over the parameters' primes."""
+    from secagg.ckks.seal import SealContext
+
+    return SealContext(parameters.degree, parameters.primes)

@@ -1,0 +1,302 @@
+"""Scheme `ckks` as the state machine takes it: one-time keys that add up as the ciphertexts do.
+
+    c_ij = m_ij + e_ij - a_j s_i        sum over U3:  sum_i c_ij + a_j S = sum_i m_ij + sum_i e_ij
+
+a_j is public and follows from the round's context; s_i is drawn for this round alone and shared
+with the committee; S = sum_i s_i is all that anybody ever learns of the keys. Each (c_ij, a_j) is
+a CKKS ciphertext under s_i in SEAL's own form, and their sum is one under S.
+
+Source: Cheon, Kim, Kim, Song, "Homomorphic Encryption for Arithmetic of Approximate Numbers"
+(ASIACRYPT 2017), section 3; keys that add up: LERNA (ASIACRYPT 2023), section 4. Security rests on
+RLWE with the hint (S, sum_i e_ij): docs/ckks.md.
+
+Deliberately not here: who is a survivor and what may be released when (the state machine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.ckks import sharing
+from secagg.ckks.gaussian import GaussianStream
+from secagg.ckks.ntt import Factor, Ring, ring
+from secagg.ckks.packings import Packing, packing_of
+from secagg.ckks.parameters import TAIL, Parameters
+from secagg.ckks.public import PublicPolynomials
+from secagg.ckks.residues import Planes, planes
+from secagg.edges import Edges
+from secagg.encoding import Levels
+from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, Step, UsageError
+from secagg.messages import AdvertiseKeys, ShareKeysBody, Unmask
+from secagg.packing import packed_size
+from secagg.plan import RoundPlan
+from secagg.scheme import (
+    DealtPad,
+    LeafPlace,
+    Opened,
+    Opening,
+    ProtectionSecrets,
+    RoundSecrets,
+    SharedSecrets,
+    Sum,
+)
+from secagg.secret import KeyShare, Randomness, Seed, SelfMaskSeed, Share
+
+KEY = 0
+_UNMASK = Step.UNMASK
+
+
+def parameters_of(plan: RoundPlan) -> Parameters:
+    """The plan's parameters, which a plan of this scheme always has."""
+    if plan.ckks is None:
+        raise UsageError(f"scheme {plan.scheme!r} has no CKKS parameters")
+    return plan.ckks
+
+
+def one_time_key(plan: RoundPlan, seed: SelfMaskSeed) -> NDArray[np.int32]:
+    """s_i, (N,) int32, from the seed that a participant drew for this round alone."""
+    secret = np.empty(parameters_of(plan).degree, np.int32)
+    stream = GaussianStream(seed, context=plan.context, purpose="secret", degree=len(secret))
+    stream.write(0, secret)
+    return secret
+
+
+class _Room:
+    """What protecting and opening have in common: the ring, the public polynomials, the packing."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        parameters = parameters_of(plan)
+        self.ring: Ring = ring(parameters.degree, parameters.primes)
+        self.public = PublicPolynomials(
+            plan.context, parameters.primes, parameters.modulus_bits, parameters.degree
+        )
+        self.packing: Packing = packing_of(plan)
+        self.planes: Planes = planes_of(plan)
+
+    def factor(self, secret: NDArray[np.int32], negative: bool) -> Factor:
+        """A secret polynomial, prepared for products in NTT form."""
+        moduli = np.array(self.ring.primes, np.int64)[:, None]
+        residues = np.mod(secret[None, :].astype(np.int64), moduli).astype(np.uint32)
+        self.ring.forward(residues)
+        return (self.ring.negative_factor if negative else self.ring.factor)(residues)
+
+    def add_product(self, residues: Sum, number: int, factor: Factor) -> None:
+        """residues += a_number * factor, in NTT form."""
+        public = self.ring.new()
+        self.public.expand(number, public)
+        self.ring.multiply_add(residues, public, factor)
+
+
+def planes_of(plan: RoundPlan) -> Planes:
+    """How one polynomial lies on the wire."""
+    parameters = parameters_of(plan)
+    return planes(parameters.degree, parameters.primes, parameters.modulus_bits)
+
+
+class Encryptor:
+    """One participant's ciphertexts. See `secagg.scheme.Protector`."""
+
+    def __init__(self, plan: RoundPlan, seed: SelfMaskSeed) -> None:
+        self._room = _Room(plan)
+        self._minus_key = self._room.factor(one_time_key(plan, seed), negative=True)
+        degree = self._room.ring.degree
+        self._errors = GaussianStream(seed, context=plan.context, purpose="errors", degree=degree)
+        self._error = np.empty(degree, np.int32)
+
+    def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
+        """c = m + e - a s, packed."""
+        room = self._room
+        residues = room.ring.new()
+        self._errors.write(place.chunk, self._error)
+        room.packing.encode(levels, self._error, place, residues)
+        room.add_product(residues, place.chunk, self._minus_key)
+        return room.planes.pack(residues)
+
+
+class CiphertextSums:
+    """Sums of ciphertexts. See `secagg.scheme.LeafSums`."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        self._planes = planes_of(plan)
+
+    def zero(self, place: LeafPlace) -> Sum:
+        """(L, N) uint32."""
+        return self._planes.zeros()
+
+    def add(self, total: Sum, leaf: bytes | memoryview, place: LeafPlace) -> None:
+        """Residue by residue; each has to be below its prime (C44)."""
+        self._planes.add(total, leaf)
+
+    def take_out(self, total: Sum, leaf: bytes | memoryview, place: LeafPlace) -> None:
+        """As `add`, with the other sign."""
+        self._planes.subtract(total, leaf)
+
+
+class SumDecryptor:
+    """Opens sums of ciphertexts with S, and nothing else. See `secagg.scheme.Opener`."""
+
+    def __init__(
+        self, plan: RoundPlan, secret: NDArray[np.int32], survivors: int, left_out: tuple[int, ...]
+    ) -> None:
+        self.left_out = left_out
+        self._room = _Room(plan)
+        self._key = self._room.factor(secret, negative=False)
+        self._most_noise = TAIL * survivors
+
+    def open(self, total: Sum, place: LeafPlace) -> tuple[NDArray[np.int64], int]:
+        """m + e = c + a S; a wrong S gives noise beyond what honest errors add up to."""
+        self._room.add_product(total, place.chunk, self._key)
+        return self._room.packing.decode(total, place, self._most_noise)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """See `secagg.scheme.DealtShares`."""
+
+    context: bytes
+    dealer: int
+    dealing: sharing.Dealing
+    shares: Mapping[int, tuple[Share, ...]]
+
+    def commitment(self, leaves_root: bytes) -> bytes:
+        """The polynomials of the degree check; its challenge is fixed by the leaves (C42)."""
+        degree = self.dealing.shares.shape[1] - sharing.CHECKS
+        rho = sharing.challenge(self.context, self.dealer, (leaves_root,), degree)
+        return sharing.encode_check(sharing.check_polynomial(self.dealing, rho))
+
+
+class Ckks:
+    """See `secagg.scheme.Scheme`."""
+
+    share_kinds: ClassVar[Sequence[type[Share]]] = (KeyShare,)
+    has_mask_keys: ClassVar[bool] = False
+    answers_are_proven: ClassVar[bool] = False
+
+    def places(self, plan: RoundPlan) -> tuple[LeafPlace, ...]:
+        """Polynomial after polynomial; the last one carries the weight too."""
+        parameters, length = parameters_of(plan), plan.layout.size
+        step = parameters.leaf_values(plan.n, plan.ring_bits)
+        number = parameters.polynomials(length, plan.n, plan.ring_bits, plan.weight_ring_bits)
+        return tuple(
+            LeafPlace(
+                0, chunk, start, min(step, length - start) + last, plan.ring_bits,
+                parameters.leaf_bytes, weighs=last,
+            )
+            for chunk in range(number)
+            for start, last in [(min(chunk * step, length), chunk == number - 1)]
+        )  # fmt: skip
+
+    def share_bytes(self, plan: RoundPlan) -> int:
+        """N + 4 elements of 31 bits."""
+        return packed_size(parameters_of(plan).degree + sharing.CHECKS, sharing.ELEMENT_BITS)
+
+    def commitment_bytes(self, plan: RoundPlan) -> int:
+        """The check polynomials' coefficients."""
+        return 4 * sharing.CHECKS * plan.share_threshold
+
+    def deal(
+        self,
+        plan: RoundPlan,
+        index: int,
+        secrets: RoundSecrets,
+        holders: Sequence[int],
+        threshold: int,
+        randomness: Randomness,
+    ) -> _Dealt:
+        """t-of-c shares of the one-time key, coefficient by coefficient."""
+        key = one_time_key(plan, secrets.self_mask)
+        dealing = sharing.split(key, holders, threshold, Seed.draw(randomness), plan.context)
+        packed = {
+            holder: (KeyShare(sharing.pack_elements(row)),)
+            for holder, row in zip(holders, dealing.shares, strict=True)
+        }
+        return _Dealt(plan.context, index, dealing, packed)
+
+    def check_shares(
+        self,
+        plan: RoundPlan,
+        dealer: int,
+        holder: int,
+        body: ShareKeysBody,
+        shares: Sequence[Share],
+    ) -> None:
+        """C42: the share lies on the polynomials by which all others lie on one of degree t - 1."""
+        degree = parameters_of(plan).degree
+        share = sharing.parse_elements(shares[KEY].expose(), degree + sharing.CHECKS)
+        check = sharing.parse_check(body.secret_commitment, plan.share_threshold)
+        rho = sharing.challenge(plan.context, dealer, (body.leaves_root,), degree)
+        if not sharing.holds(share, holder, rho, check):
+            raise MalformedMessage(
+                f"the share of participant {dealer} is not on its polynomials",
+                step=Step.SHARE_KEYS,
+            )
+
+    def protection(
+        self,
+        plan: RoundPlan,
+        index: int,
+        secrets: SharedSecrets,
+        keys: Mapping[int, AdvertiseKeys],
+        edges: Edges,
+        pads: Mapping[tuple[int, int], DealtPad],
+    ) -> ProtectionSecrets:
+        """The seed of key and errors; nobody else's keys are needed."""
+        return ProtectionSecrets(secrets.self_mask, ())
+
+    def protector(self, plan: RoundPlan, index: int, secrets: ProtectionSecrets) -> Encryptor:
+        """Encrypts under this participant's one-time key."""
+        return Encryptor(plan, secrets.self_mask)
+
+    def leaf_sums(self, plan: RoundPlan) -> CiphertextSums:
+        """Modulo the primes."""
+        return CiphertextSums(plan)
+
+    def answer(
+        self,
+        plan: RoundPlan,
+        view: bytes,
+        survivors: frozenset[int],
+        held: Mapping[int, Sequence[Opened]],
+    ) -> Unmask:
+        """The sum over U3 of the shares held; nothing from those outside the committee."""
+        if not held:
+            return Unmask(view, ())
+        count = parameters_of(plan).degree + sharing.CHECKS
+        shares = [
+            sharing.parse_elements(held[dealer][KEY].share.expose(), count)
+            for dealer in sorted(survivors)
+        ]
+        return Unmask(view, (), sharing.pack_elements(sharing.add_shares(shares)))
+
+    def check_sum_of_shares(self, plan: RoundPlan, holds: bool, key_sum: bytes) -> None:
+        """N elements of the field, or nothing from those outside the committee (C25)."""
+        if holds:
+            sharing.parse_elements(key_sum, parameters_of(plan).degree)
+        elif key_sum:
+            raise MalformedMessage("a sum of shares from outside the committee", step=_UNMASK)
+
+    def expected_kind(self, dealer: int, survivors: frozenset[int]) -> int:
+        """There is one kind, and it is released in sums only."""
+        return KEY
+
+    def released(self, members: Sequence[int], shares: Mapping[int, Sized], sums: Sized) -> int:
+        """As many sums as there are."""
+        return len(sums)
+
+    def opener(self, plan: RoundPlan, opening: Opening) -> SumDecryptor:
+        """S from the sums of shares (C45)."""
+        degree, survivors = parameters_of(plan).degree, len(opening.survivors)
+        sums = {
+            holder: sharing.parse_elements(data, degree) for holder, data in opening.sums.items()
+        }
+        opened = sharing.open_sums(sums, plan.share_threshold, TAIL * survivors)
+        if not isinstance(opened, sharing.Opened):
+            raise FaultyParticipantOrCoordinator(
+                f"{len(sums)} sums of shares do not open: {opened}", step=_UNMASK
+            )
+        return SumDecryptor(plan, opened.secret, survivors, opened.wrong)
