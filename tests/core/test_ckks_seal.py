@@ -184,6 +184,8 @@ def test_a_sum_is_an_ordinary_tenseal_vector(context: SealContext, round_of_thre
     assert isinstance(vector, tenseal.CKKSVector)
     assert vector.size() == length
     assert np.abs(np.array(vector.decrypt()) - expected).max() < 1e-6
+    assert len(context.from_tenseal(vector)) == 2
+    assert (words_of(context.from_tenseal(vector)[0]) == np.stack([over.c, over.a])).all()
     weights = np.linspace(0, 1, length)
     doubled = (vector + 0.5).mul(weights.tolist()).mul(2.0)
     assert np.abs(np.array(doubled.decrypt()) - (expected + 0.5) * weights * 2).max() < 1e-6
@@ -320,6 +322,7 @@ def test_the_scheme_is_imported_without_tenseal() -> None:
 
 
 def test_without_tenseal_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "secagg.ckks.seal")
     monkeypatch.setitem(sys.modules, "tenseal", None)
     with pytest.raises(ConfigError, match=r"pip install 'secagg\[ckks\]'"):
         runpy.run_module("secagg.ckks.seal")

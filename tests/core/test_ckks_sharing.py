@@ -467,6 +467,15 @@ def test_an_element_that_is_p_is_refused(row: list[int], data: st.DataObject) ->
         parse_elements(pack(np.array(row, np.uint32), 31), len(row))
 
 
+@pytest.mark.parametrize("count", [1, 18, 31, 33, 34])
+def test_stray_bits_behind_the_last_element_are_refused(count: int) -> None:
+    data = pack_elements(np.ones(count, np.uint32))
+    assert parse_elements(data, count).tolist() == [1] * count
+    for bit in range(31 * count % 8, 8):
+        with pytest.raises(MalformedMessage):
+            parse_elements(data[:-1] + bytes([data[-1] | 1 << bit]), count)
+
+
 @given(st.binary(max_size=80), st.integers(1, 20))
 def test_bytes_that_are_no_share_are_refused_by_one_error(data: bytes, count: int) -> None:
     try:
