@@ -64,8 +64,7 @@ def _minus(left: _Polynomial, right: _Polynomial) -> _Polynomial:
 
 
 def _times(left: _Polynomial, right: _Polynomial) -> _Polynomial:
-    if not left or not right:
-        return []
+    """Neither is zero."""
     result = [0] * (len(left) + len(right) - 1)
     for place, a in enumerate(left):
         for offset, b in enumerate(right):
