@@ -388,7 +388,25 @@ def consistency_check(
             "U3 lacks this participant, or shows another upload under its name",
             step=Step.MASKED_INPUT,
         )  # C22
+    _require_shares(me, state, survivors.indices)
     return Confirmed(state, survivors.members), me.sign(survivors.body)
+
+
+def _require_shares(me: Self, state: Uploaded, survivors: frozenset[int]) -> None:
+    """Whoever will release a sum holds a share of everybody in U3 (C43).
+
+    Sums over different sets would subtract to what opens a single tenant.
+    """
+    if (
+        scheme_of(me.setting.plan).answers_are_proven
+        or me.index not in me.setting.plan.same_holders
+    ):
+        return
+    if missing := survivors - {one.dealer for one in state.held}:
+        raise ProtocolError(
+            f"this participant holds no share of participants {sorted(missing)} of U3",
+            step=Step.MASKED_INPUT,
+        )
 
 
 def unmask(me: Self, state: Confirmed, quorum: Quorum) -> tuple[Answered, Signed]:

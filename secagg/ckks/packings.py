@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from secagg.ckks.ntt import Ring, ring
 from secagg.ckks.parameters import Parameters
-from secagg.ckks.residues import Digits
+from secagg.ckks.residues import digits
 from secagg.encoding import Levels
 from secagg.plan import RoundPlan
 from secagg.scheme import LeafPlace, Sum
@@ -103,7 +103,7 @@ class Coefficients:
         self._layout = Layout(plan)
         parameters = self._layout.parameters
         self._ring: Ring = ring(parameters.degree, parameters.primes)
-        self._digits = Digits(
+        self._digits = digits(
             parameters.primes, plan.ring_bits, self._layout.shape[0], parameters.margin_bits(plan.n)
         )
 
@@ -117,10 +117,10 @@ class Coefficients:
     ) -> tuple[NDArray[np.int64], int]:
         """See `Packing`."""
         self._ring.inverse(total)
-        planes, noise, overflows = self._digits.decode(total)
-        values, stray = self._layout.gather(planes, place)
-        loud = np.count_nonzero((noise > most_noise) | (noise < -most_noise))
-        return values, int(overflows) + stray + int(loud)
+        decoded = self._digits.decode(total)
+        values, stray = self._layout.gather(decoded.values, place)
+        loud = np.count_nonzero((decoded.noise > most_noise) | (decoded.noise < -most_noise))
+        return values, decoded.overflows + stray + int(loud)
 
 
 class Slots:

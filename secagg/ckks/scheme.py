@@ -28,7 +28,7 @@ from secagg.ckks.ntt import Factor, Ring, ring
 from secagg.ckks.packings import Packing, packing_of
 from secagg.ckks.parameters import TAIL, Parameters
 from secagg.ckks.public import PublicPolynomials
-from secagg.ckks.residues import Planes, planes
+from secagg.ckks.residues import Wire, wire
 from secagg.edges import Edges
 from secagg.encoding import Levels
 from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, Step, UsageError
@@ -76,7 +76,7 @@ class _Room:
             plan.context, parameters.primes, parameters.modulus_bits, parameters.degree
         )
         self.packing: Packing = packing_of(plan)
-        self.planes: Planes = planes_of(plan)
+        self.wire: Wire = wire_of(plan)
 
     def factor(self, secret: NDArray[np.int32], negative: bool) -> Factor:
         """A secret polynomial, prepared for products in NTT form."""
@@ -92,10 +92,10 @@ class _Room:
         self.ring.multiply_add(residues, public, factor)
 
 
-def planes_of(plan: RoundPlan) -> Planes:
+def wire_of(plan: RoundPlan) -> Wire:
     """How one polynomial lies on the wire."""
     parameters = parameters_of(plan)
-    return planes(parameters.degree, parameters.primes, parameters.modulus_bits)
+    return wire(parameters.degree, parameters.primes, parameters.modulus_bits)
 
 
 class Encryptor:
@@ -106,7 +106,7 @@ class Encryptor:
         self._minus_key = self._room.factor(one_time_key(plan, seed), negative=True)
         degree = self._room.ring.degree
         self._errors = GaussianStream(seed, context=plan.context, purpose="errors", degree=degree)
-        self._error = np.empty(degree, np.int32)
+        self._error = np.empty(degree, np.int8)
 
     def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
         """c = m + e - a s, packed."""
@@ -115,26 +115,26 @@ class Encryptor:
         self._errors.write(place.chunk, self._error)
         room.packing.encode(levels, self._error, place, residues)
         room.add_product(residues, place.chunk, self._minus_key)
-        return room.planes.pack(residues)
+        return room.wire.pack(residues)
 
 
 class CiphertextSums:
     """Sums of ciphertexts. See `secagg.scheme.LeafSums`."""
 
     def __init__(self, plan: RoundPlan) -> None:
-        self._planes = planes_of(plan)
+        self._wire = wire_of(plan)
 
     def zero(self, place: LeafPlace) -> Sum:
         """(L, N) uint32."""
-        return self._planes.zeros()
+        return np.zeros((len(self._wire.primes), self._wire.degree), np.uint32)
 
     def add(self, total: Sum, leaf: bytes | memoryview, place: LeafPlace) -> None:
         """Residue by residue; each has to be below its prime (C44)."""
-        self._planes.add(total, leaf)
+        self._wire.add(total, leaf)
 
     def take_out(self, total: Sum, leaf: bytes | memoryview, place: LeafPlace) -> None:
         """As `add`, with the other sign."""
-        self._planes.subtract(total, leaf)
+        self._wire.subtract(total, leaf)
 
 
 class SumDecryptor:

@@ -8,11 +8,12 @@ from functools import lru_cache
 from typing import TypeVar
 
 from secagg.aggregator import Aggregator
+from secagg.ckks.parameters import Packing
 from secagg.encoding import Quantiser, Values
 from secagg.identity import Identity, IdentitySeed, Member, Roster
 from secagg.layout import Layout
 from secagg.ledger import Ledger, MemoryLedger
-from secagg.plan import RoundPlan, Suite
+from secagg.plan import RoundPlan, Scheme, Suite
 from secagg.policy import Policy
 from secagg.secret import SealKey
 from secagg.spool import MemorySpool
@@ -55,6 +56,8 @@ class Cohort:
         cohort: tuple[str, ...] | None = None,
         neighbours: int | None = None,
         suite: Suite = "x25519-mlkem768",
+        scheme: Scheme = "masking",
+        packing: Packing = "coefficients",
     ) -> RoundPlan:
         """A plan over this roster, with protocol.md's defaults where nothing is said."""
         return RoundPlan.create(
@@ -70,17 +73,21 @@ class Cohort:
             max_weight=max_weight,
             neighbours=neighbours,
             suite=suite,
+            scheme=scheme,
+            packing=packing,
         )
 
 
 @lru_cache(maxsize=64)
-def cohort(n: int, seed: int = 0) -> Cohort:
-    """`n` tenants t000, t001, ... with keys from `seed`."""
+def cohort(n: int, seed: int = 0, committee: int = 0) -> Cohort:
+    """`n` tenants t000, t001, ... with keys from `seed`; the first `committee` are the roster's."""
     identities = tuple(
         Identity(name, IdentitySeed(identity_seed(name, seed)))
         for name in (f"t{number:03}" for number in range(n))
     )
-    return Cohort(identities, Roster.create(tuple(map(Member.create, identities))))
+    members = tuple(map(Member.create, identities))
+    listed = tuple(identity.tenant for identity in identities[:committee])
+    return Cohort(identities, Roster.create(members, listed))
 
 
 def identity_seed(tenant: str, seed: int = 0) -> bytes:
@@ -89,11 +96,12 @@ def identity_seed(tenant: str, seed: int = 0) -> bytes:
 
 
 def policy_for(plan: RoundPlan) -> Policy:
-    """The strictest policy in f, survivors, suite and graph that still takes part in `plan`."""
+    """The strictest policy in f, survivors, scheme, suite and graph that takes part in `plan`."""
     return Policy(
         plan.roster_digest,
         max_colluders=plan.max_colluders,
         min_survivors=plan.min_survivors,
+        schemes=(plan.scheme,),
         suites=(plan.suite,),
         complete_up_to=plan.n if plan.complete else 0,
         sparse_corrupt=plan.max_colluders / plan.n,
