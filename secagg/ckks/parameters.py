@@ -386,7 +386,7 @@ def _bits_above(numerator: int, denominator: int) -> int:
 def _primes(degree: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
     left = {size: iter(_largest_primes(degree, size, sizes.count(size))) for size in set(sizes)}
     try:
-        return tuple(next(left[size]) for size in sizes)
+        return tuple([next(left[size]) for size in sizes])
     except StopIteration:
         raise ConfigError(
             f"ckks: there are too few primes of {sizes} bits that are 1 mod {2 * degree}; "
