@@ -62,7 +62,7 @@ _LOW: Final = np.array([threshold & (1 << 64) - 1 for threshold in THRESHOLDS], 
 
 
 @kernel
-def _sample(
+def _sample_pairs(
     out: Samples, pairs: NDArray[np.uint64], tops: NDArray[np.int64], lows: NDArray[np.uint64]
 ) -> None:
     # u >= t, of two words each, is high(u) - [low(u) < low(t)] >= high(t); the high words have 63
@@ -99,7 +99,7 @@ def sample_into(out: Samples, words: NDArray[np.uint64]) -> None:
     """
     if len(words) != 2 * len(out):
         raise UsageError(f"{len(out)} samples take {2 * len(out)} words and not {len(words)}")
-    _sample(out, words.reshape(-1, 2), _HIGH, _LOW)
+    _sample_pairs(out, words.reshape(-1, 2), _HIGH, _LOW)
 
 
 class GaussianStream:
