@@ -397,10 +397,8 @@ def _require_shares(me: Self, state: Uploaded, survivors: frozenset[int]) -> Non
 
     Sums over different sets would subtract to what opens a single tenant.
     """
-    if (
-        scheme_of(me.setting.plan).answers_are_proven
-        or me.index not in me.setting.plan.same_holders
-    ):
+    plan = me.setting.plan
+    if scheme_of(plan).answers_are_proven or me.index not in plan.same_holders:
         return
     if missing := survivors - {one.dealer for one in state.held}:
         raise ProtocolError(

@@ -21,6 +21,7 @@ from secagg.ckks.ntt import Ring, ring
 from secagg.ckks.parameters import Parameters
 from secagg.ckks.residues import digits
 from secagg.encoding import Levels
+from secagg.errors import UsageError
 from secagg.plan import RoundPlan
 from secagg.scheme import LeafPlace, Sum
 
@@ -48,18 +49,21 @@ class Packing(Protocol):
 
 def packing_of(plan: RoundPlan) -> Packing:
     """The packing that the plan names."""
-    parameters = plan.ckks
-    assert parameters is not None
-    return Coefficients(plan) if parameters.packing == "coefficients" else Slots(plan)
+    return Coefficients(plan) if parameters_of(plan).packing == "coefficients" else Slots(plan)
+
+
+def parameters_of(plan: RoundPlan) -> Parameters:
+    """The plan's parameters, which a plan of this scheme always has."""
+    if plan.ckks is None:
+        raise UsageError(f"scheme {plan.scheme!r} has no CKKS parameters")
+    return plan.ckks
 
 
 class Layout:
     """Where a leaf's values stand in planes."""
 
     def __init__(self, plan: RoundPlan) -> None:
-        parameters = plan.ckks
-        assert parameters is not None
-        self.parameters: Parameters = parameters
+        self.parameters = parameters = parameters_of(plan)
         self.shape = parameters.digits(plan.n, plan.ring_bits), parameters.width
         self._last = parameters.last_width(plan.n, plan.ring_bits, plan.weight_ring_bits)
         self._weight_bits = parameters.weight_digit_bits(plan.n, plan.ring_bits)

@@ -23,15 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.ckks import sharing
+from secagg.ckks.field import ELEMENT_BITS
 from secagg.ckks.gaussian import GaussianStream
 from secagg.ckks.ntt import Factor, Ring, ring
-from secagg.ckks.packings import Packing, packing_of
-from secagg.ckks.parameters import TAIL, Parameters
+from secagg.ckks.packings import Packing, packing_of, parameters_of
+from secagg.ckks.parameters import TAIL
 from secagg.ckks.public import PublicPolynomials
 from secagg.ckks.residues import Wire, wire
 from secagg.edges import Edges
 from secagg.encoding import Levels
-from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, Step, UsageError
+from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, Step
 from secagg.messages import AdvertiseKeys, ShareKeysBody, Unmask
 from secagg.packing import packed_size
 from secagg.plan import RoundPlan
@@ -51,13 +52,6 @@ KEY = 0
 _UNMASK = Step.UNMASK
 
 
-def parameters_of(plan: RoundPlan) -> Parameters:
-    """The plan's parameters, which a plan of this scheme always has."""
-    if plan.ckks is None:
-        raise UsageError(f"scheme {plan.scheme!r} has no CKKS parameters")
-    return plan.ckks
-
-
 def one_time_key(plan: RoundPlan, seed: SelfMaskSeed) -> NDArray[np.int32]:
     """s_i, (N,) int32, from the seed that a participant drew for this round alone."""
     secret = np.empty(parameters_of(plan).degree, np.int32)
@@ -72,9 +66,7 @@ class _Room:
     def __init__(self, plan: RoundPlan) -> None:
         parameters = parameters_of(plan)
         self.ring: Ring = ring(parameters.degree, parameters.primes)
-        self.public = PublicPolynomials(
-            plan.context, parameters.primes, parameters.modulus_bits, parameters.degree
-        )
+        self.public = PublicPolynomials(plan.context, parameters.degree, parameters.primes)
         self.packing: Packing = packing_of(plan)
         self.wire: Wire = wire_of(plan)
 
@@ -193,7 +185,7 @@ class Ckks:
 
     def share_bytes(self, plan: RoundPlan) -> int:
         """N + 4 elements of 31 bits."""
-        return packed_size(parameters_of(plan).degree + sharing.CHECKS, sharing.ELEMENT_BITS)
+        return packed_size(parameters_of(plan).degree + sharing.CHECKS, ELEMENT_BITS)
 
     def commitment_bytes(self, plan: RoundPlan) -> int:
         """The check polynomials' coefficients."""
