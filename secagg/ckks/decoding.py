@@ -34,14 +34,13 @@ def wrong_places(points: Sequence[int], values: Sequence[int], threshold: int) -
     if nearest is None or len(nearest) > threshold:
         return None
     places = enumerate(zip(points, values, strict=True))
-    wrong = {place for place, (x, y) in places if _at(nearest, x) != y}
-    return wrong if 2 * len(wrong) <= len(points) - threshold else None
+    return {place for place, (x, y) in places if _at(nearest, x) != y}
 
 
 def _nearest(before: _Polynomial, now: _Polynomial, stop: int) -> _Polynomial | None:
     """Euclid's algorithm until twice the degree is below `stop`: g = u * before + v * now, g / v.
 
-    v is then the polynomial whose zeros are the wrong places.
+    v's zeros are then the wrong places, and its degree is at most half of what is left over.
     """
     v_before, v_now = _Polynomial(), [1]
     while 2 * (len(now) - 1) >= stop:

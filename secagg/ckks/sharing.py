@@ -240,9 +240,6 @@ def _interpolated(points: Sequence[int], rows: Elements, threshold: int) -> Elem
 
 def _wrong_rows(points: Sequence[int], rows: Elements, threshold: int) -> set[int] | None:
     """Places of the wrong rows; None when there are more than can be told."""
-    most = (len(points) - threshold) // 2
-    if not most:
-        return None
     transcript = Writer().tag(_LABEL).tag("opening").u32(threshold).u32(len(points))
     for point in points:
         transcript.u32(point)
@@ -255,7 +252,7 @@ def _wrong_rows(points: Sequence[int], rows: Elements, threshold: int) -> set[in
         if found is None:
             return None
         wrong |= found
-    return wrong if len(wrong) <= most else None
+    return wrong if 2 * len(wrong) <= len(points) - threshold else None
 
 
 def _combined(rows: Elements, rho: Elements) -> Elements:

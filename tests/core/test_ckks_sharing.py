@@ -448,6 +448,16 @@ def test_decoding_finds_the_nearest_polynomial_or_none(
         assert found is None or (found != wrong and len(found) <= most)
 
 
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 4))
+def test_values_of_a_polynomial_of_higher_degree_are_near_no_other(
+    threshold: int, more: int, excess: int
+) -> None:
+    points = range(1, threshold + more + 1)
+    values = [pow(x, threshold + excess - 1, PRIME) for x in points]
+    found = wrong_places(points, values, threshold)
+    assert (found is None) == (more > 0)
+
+
 # ---------------------------------------------------------------------------- bytes
 
 
@@ -539,6 +549,14 @@ def test_the_largest_elements_do_not_overflow(inner: int) -> None:
     assert (product(ones, ones.T[:, :2]) == inner).all()
     long = np.full((2, 8192), PRIME - 1, np.uint32)
     assert (field.inner_products(long, long[:1]) == 8192).all()
+
+
+@given(st.lists(elements, max_size=8))
+def test_a_product_that_is_a_multiple_of_p_is_zero(row: list[int]) -> None:
+    whole = np.array([[*row, -sum(row) % PRIME]], np.uint32)
+    ones = np.ones((whole.shape[1], 3), np.uint32)
+    assert product(whole, ones).tolist() == [[0, 0, 0]]
+    assert field.inner_products(whole, ones.T[:1].copy()).tolist() == [[0]]
 
 
 @given(st.lists(elements, min_size=1, max_size=6), st.data())
