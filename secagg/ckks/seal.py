@@ -104,7 +104,8 @@ class SealContext:
     def encode_slots(self, values: npt.NDArray[np.float64], scale: float) -> Residues:
         """`values` (at most N/2, finite) times `scale`, as the residues of one plaintext.
 
-        Missing slots are zero. Raises: UsageError where a value does not fit in the primes.
+        Missing slots are zero. Tenants use slots.py, which is faster: SEAL's bindings hand out one
+        word at a time. Raises: UsageError where a value does not fit in the primes.
         """
         if max(self.primes) >> 32:
             raise UsageError("residues of these primes do not fit in 32 bits")
@@ -331,7 +332,8 @@ def _refusals(kind: type[UsageError] | type[ConfigError] = UsageError) -> Iterat
 
 
 def _words(at: Callable[[int], int], count: int) -> npt.NDArray[np.uint64]:
-    """SEAL's words one by one: it saves to files alone, and secrets are kept off the disk."""
+    """SEAL's words one by one: it saves to files alone, in a compression that Python cannot read,
+    and what is read here may be a tenant's plaintext, which is kept off the disk."""
     return np.fromiter(map(at, range(count)), np.uint64, count)
 
 
