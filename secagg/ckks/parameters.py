@@ -5,8 +5,8 @@ that are 1 mod 2N and below 2^30. Secrets and errors are discrete Gaussians with
 gaussian.py). That tail is a bound and no probability: the errors of n participants add up to
 TAIL n at most, so parameters that satisfy `clauses` never decode an honest sum wrongly.
 
-Security: HomomorphicEncryption.org, "Homomorphic Encryption Standard" v1.1 (2018), tables 1 and 2,
-128 bits, rows for ternary secrets, which are stricter than those for secrets like ours. Newer:
+Security: HomomorphicEncryption.org, "Homomorphic Encryption Standard" v1.1 (2018), its tables
+for 128 bits, rows for ternary secrets, stricter than those for secrets like ours. Newer:
 Bossuat et al., "Security Guidelines for Implementing Homomorphic Encryption" (IACR ePrint
 2024/463). The script of its authors (github.com/gong-cr/FHE-Security-Guidelines,
 output_max_logQ_tables.txt) prints, for N = 2048, 4096, 8192 and 16384,
@@ -40,8 +40,9 @@ below 2^(ring_bits + scale_bits - 4), Q is at least 2^(ring_bits + scale_bits). 
 about SEAL's decoder: it subtracts negative coefficients from Q word by word, in doubles, which
 is exact to the last place only if no word borrows, so Q's lowest 64-bit word has to be above
 every coefficient.
-A weight that is wider than a slot is split into base-2^b digits, nonnegative and narrow enough for
-the n-fold sum, over `weight_slots` slots of the last polynomial.
+
+In both packings a weight is split into nonnegative base-2^b digits, as narrow as values are
+(b = `weight_digit_bits`), over `weight_columns` columns of the last polynomial.
 
 Deliberately not here: arithmetic (ntt.py, residues.py), SEAL (seal.py), and which plans use this.
 """
@@ -157,22 +158,17 @@ class Parameters:
         return self.digits(n, ring_bits) * self.width
 
     def weight_digit_bits(self, n: int, ring_bits: int) -> int:
-        """Bits of the weight in one slot: n nonnegative digits add up within the guard."""
+        """b: n nonnegative digits of b bits add up to less than 2^(ring_bits - 1 - GUARD)."""
         return ring_bits - 1 - GUARD - (n - 1).bit_length()
 
-    def weight_slots(self, n: int, ring_bits: int, weight_ring_bits: int) -> int:
-        """Columns of the last polynomial that the weight takes; one of packing `coefficients`.
-
-        There the weight's digits lie above one another in one coefficient, and carry.
-        """
-        if self.packing == "coefficients":
-            return 1
+    def weight_columns(self, n: int, ring_bits: int, weight_ring_bits: int) -> int:
+        """Columns of the last polynomial that the weight takes, one digit each."""
         weight_bits = weight_ring_bits - 1 - GUARD - (n - 1).bit_length()
         return max(1, -(-weight_bits // max(1, self.weight_digit_bits(n, ring_bits))))
 
     def last_width(self, n: int, ring_bits: int, weight_ring_bits: int) -> int:
         """Values of one digit plane of the last leaf; the weight's columns come behind them."""
-        return self.width - self.weight_slots(n, ring_bits, weight_ring_bits)
+        return self.width - self.weight_columns(n, ring_bits, weight_ring_bits)
 
     def polynomials(self, length: int, n: int, ring_bits: int, weight_ring_bits: int) -> int:
         """P, the fewest polynomials that hold `length` values and the weight."""
@@ -204,7 +200,8 @@ class Parameters:
             ),
         )
         packed = _digit_clauses if self.packing == "coefficients" else _slot_clauses
-        return common + packed(self, n, ring_bits, weight_ring_bits)
+        weighed = _weight_clauses(self, n, ring_bits, weight_ring_bits)
+        return common + packed(self, n, ring_bits) + weighed
 
     def write(self, writer: Writer) -> None:
         """Append the canonical form."""
@@ -319,9 +316,7 @@ def _form_clauses(parameters: Parameters) -> Clauses:
     return (*form, (clause, enough, "take larger primes"))
 
 
-def _digit_clauses(
-    parameters: Parameters, n: int, ring_bits: int, weight_ring_bits: int
-) -> Clauses:
+def _digit_clauses(parameters: Parameters, n: int, ring_bits: int) -> Clauses:
     digits = parameters.digits(n, ring_bits)
     margin, values = parameters.margin_bits(n), digits * parameters.degree
     return (
@@ -331,11 +326,6 @@ def _digit_clauses(
             "take more primes or quantise to fewer bits",
         ),
         (
-            f"{digits} digits of {ring_bits} bits hold a weight of {weight_ring_bits} bits",
-            digits * ring_bits >= weight_ring_bits,
-            "take more primes or cap the weights lower",
-        ),
-        (
             f"the {values} values of a polynomial are at most {MOST_LEAF_VALUES}",
             values <= MOST_LEAF_VALUES,
             "take fewer primes",
@@ -343,9 +333,8 @@ def _digit_clauses(
     )
 
 
-def _slot_clauses(parameters: Parameters, n: int, ring_bits: int, weight_ring_bits: int) -> Clauses:
+def _slot_clauses(parameters: Parameters, n: int, ring_bits: int) -> Clauses:
     scale, modulus, degree = parameters.scale_bits(n), parameters.modulus, parameters.degree
-    weight_slots = parameters.weight_slots(n, ring_bits, weight_ring_bits)
     stages = degree.bit_length() - 1
     moved = (stages + 2) << (1 + (stages + 1) // 2 + max(0, ring_bits - 1 - GUARD))
     return (
@@ -364,14 +353,22 @@ def _slot_clauses(parameters: Parameters, n: int, ring_bits: int, weight_ring_bi
             modulus < 1 << 64 or modulus % (1 << 64) >= 1 << (ring_bits + scale - GUARD),
             "take other primes",
         ),
+    )
+
+
+def _weight_clauses(
+    parameters: Parameters, n: int, ring_bits: int, weight_ring_bits: int
+) -> Clauses:
+    columns = parameters.weight_columns(n, ring_bits, weight_ring_bits)
+    return (
         (
-            f"a slot of {ring_bits} bits holds a digit of the weight",
+            f"a value of {ring_bits} bits holds a digit of the weights of {n} participants",
             parameters.weight_digit_bits(n, ring_bits) >= 1,
             "widen the ring",
         ),
         (
-            f"the {weight_slots} digits of the weight fit in {parameters.width} slots",
-            weight_slots <= parameters.width,
+            f"the {columns} digits of the weight fit in {parameters.width} columns",
+            columns <= parameters.width,
             "cap the weights lower",
         ),
     )
