@@ -34,10 +34,11 @@ _I64 = NDArray[np.int64]
 _U64 = NDArray[np.uint64]
 _Scalar = np.unsignedinteger[Any]
 
-_BLOCK: Final = 256
+_BLOCK: Final = 512
 """Coefficients that decoding and encoding handle at once: their intermediates stay in cache."""
 _LOW: Final = np.uint64((1 << 32) - 1)
 _HALF: Final = np.uint64(32)
+_ONE: Final = np.uint64(1)
 _SHIFT: Final = np.int64(1 << 31)
 _MAX_MARGIN: Final = 32
 _MAX_DIGIT: Final = 50
@@ -63,7 +64,7 @@ class Wire:
     primes: tuple[int, ...]
     modulus_bits: tuple[int, ...]
     _moduli: Residues
-    _bits: _I64
+    _bits: _U64
     _spare: list[Residues] = field(default_factory=list, repr=False)
 
     @property
@@ -131,7 +132,7 @@ def wire(degree: int, primes: tuple[int, ...], modulus_bits: tuple[int, ...]) ->
         if not 8 <= prime.bit_length() <= bits <= MAX_PRIME_BITS:
             raise ConfigError(f"residues below {prime} are not packed at {bits} bits")
     return Wire(
-        degree, primes, modulus_bits, np.array(primes, np.uint32), np.array(modulus_bits, np.int64)
+        degree, primes, modulus_bits, np.array(primes, np.uint32), np.array(modulus_bits, np.uint64)
     )
 
 
@@ -185,9 +186,9 @@ class _Encoding:
     inverses: Residues
     """q^-1 mod 2^32."""
     weights: _I32
-    """(L, 1 + k): 2^32 times 1 (the noise) or 2^(m + g k), mod q."""
+    """(L, 1 + k + 3): 2^32 times 1 (the noise) or 2^(m + g k), mod q, and zeros."""
     wide_weights: Residues
-    """The same with 2^64."""
+    """(L, 1 + k): the same with 2^64."""
     constants: Residues
     """(L,): what takes out 2^31, added to every term, times 2^32."""
 
@@ -233,7 +234,7 @@ def _encoding(primes: tuple[int, ...], shifts: list[int]) -> _Encoding:
     return _Encoding(
         np.array(primes, np.uint32),
         np.array([pow(q, -1, 1 << 32) for q in primes], np.uint32),
-        np.array([[pow(2, 32 + s, q) for s in shifts] for q in primes], np.int32),
+        np.array([[pow(2, 32 + s, q) for s in shifts] + [0] * 3 for q in primes], np.int32),
         np.array([[pow(2, 64 + s, q) for s in shifts] for q in primes], np.uint32),
         np.array([-sum(1 << (63 + s) for s in shifts) % q for q in primes], np.uint32),
     )
@@ -253,75 +254,116 @@ def _decoding(primes: tuple[int, ...], bias: int) -> _Decoding:
 
 
 @kernel
-def _word(data: Bytes, at: int) -> _Scalar:
-    """Eight bytes, little-endian: the compiler makes one load of them."""
+def _word(data: Bytes, at: _Scalar) -> _Scalar:
+    """Eight bytes, little-endian. Unsigned indices are not wrapped: one load remains of this."""
     low = (
         np.uint64(data[at])
-        | np.uint64(data[at + 1]) << np.uint64(8)
-        | np.uint64(data[at + 2]) << np.uint64(16)
-        | np.uint64(data[at + 3]) << np.uint64(24)
+        | np.uint64(data[at + np.uint64(1)]) << np.uint64(8)
+        | np.uint64(data[at + np.uint64(2)]) << np.uint64(16)
+        | np.uint64(data[at + np.uint64(3)]) << np.uint64(24)
     )
     return (
         low
-        | np.uint64(data[at + 4]) << np.uint64(32)
-        | np.uint64(data[at + 5]) << np.uint64(40)
-        | np.uint64(data[at + 6]) << np.uint64(48)
-        | np.uint64(data[at + 7]) << np.uint64(56)
+        | np.uint64(data[at + np.uint64(4)]) << np.uint64(32)
+        | np.uint64(data[at + np.uint64(5)]) << np.uint64(40)
+        | np.uint64(data[at + np.uint64(6)]) << np.uint64(48)
+        | np.uint64(data[at + np.uint64(7)]) << np.uint64(56)
     )
 
 
 @kernel
-def _put_word(data: Bytes, at: int, word: _Scalar) -> None:
+def _put_word(data: Bytes, at: _Scalar, word: _Scalar) -> None:
     """The reverse: one store."""
-    for byte in range(8):
-        data[at + byte] = np.uint8((word >> np.uint64(8 * byte)) & np.uint64(255))
+    byte = np.uint64(255)
+    data[at] = np.uint8(word & byte)
+    data[at + np.uint64(1)] = np.uint8((word >> np.uint64(8)) & byte)
+    data[at + np.uint64(2)] = np.uint8((word >> np.uint64(16)) & byte)
+    data[at + np.uint64(3)] = np.uint8((word >> np.uint64(24)) & byte)
+    data[at + np.uint64(4)] = np.uint8((word >> np.uint64(32)) & byte)
+    data[at + np.uint64(5)] = np.uint8((word >> np.uint64(40)) & byte)
+    data[at + np.uint64(6)] = np.uint8((word >> np.uint64(48)) & byte)
+    data[at + np.uint64(7)] = np.uint8((word >> np.uint64(56)) & byte)
 
 
 @kernel
-def _pack(residues: Residues, bits: _I64, out: Bytes) -> None:
-    """Two residues at a time; `out` has 8 bytes more than are needed."""
-    at = 0
-    for plane in range(len(residues)):
-        x, width = residues[plane], np.uint64(bits[plane])
-        kept, fill = np.uint64(0), 0
-        for i in range(len(x) // 2):
-            pair = np.uint64(x[2 * i]) | (np.uint64(x[2 * i + 1]) << width)
-            kept |= pair << np.uint64(fill)
-            fill += 2 * bits[plane]
-            if fill >= 64:
-                _put_word(out, at, kept)
-                at += 8
-                fill -= 64
-                kept = pair >> np.uint64(2 * bits[plane] - fill)
-        _put_word(out, at, kept)
-        at += fill // 8
+def _pair(x: Residues, i: int, width: _Scalar) -> _Scalar:
+    return np.uint64(x[i]) | (np.uint64(x[i + 1]) << width)
 
 
 @kernel
-def _unpack(out: Residues, data: Bytes, bits: _I64, moduli: Residues) -> int:
-    """The first plane with a residue that is not below its prime, or their number.
+def _pairs(width: _Scalar) -> tuple[_Scalar, ...]:
+    """In which byte of a group the second, third and fourth pair begin, and at which of its bits.
 
-    Two residues fit into the eight bytes in which the first one begins, whatever the width: two of
-    30 bits begin at bit 0 or 4 of a byte, two of 29 at an even bit.
+    Eight residues of b bits are a group of b bytes. The 8 bytes from where a pair begins have all
+    of it: pairs of 30 bits begin at bit 0 or 4 of a byte, those of 29 at an even bit.
     """
-    start, last, bad = 0, len(data) - 8, len(moduli)
+    two, byte, rest = width + width, np.uint64(3), np.uint64(7)
+    four, six = two + two, two + two + two
+    return two >> byte, four >> byte, six >> byte, two & rest, four & rest, six & rest
+
+
+@kernel
+def _pack(residues: Residues, bits: _U64, out: Bytes) -> None:
+    """Four stores a group, each with the last bits of the store before it; `out` has 8 more bytes.
+
+    The shift by `_ONE` alone: two shifts may be 64 bits together, which one cannot.
+    """
+    at = np.uint64(0)
+    for plane in range(len(residues)):
+        x, width = residues[plane], bits[plane]
+        second, third, fourth, shift2, shift3, shift4 = _pairs(width)
+        used1, used2, used3 = (
+            np.uint64(8) * second,
+            np.uint64(8) * (third - second) - _ONE,
+            np.uint64(8) * (fourth - third),
+        )
+        for i in range(len(x) // 8):
+            word1 = _pair(x, 8 * i, width)
+            word2 = (_pair(x, 8 * i + 2, width) << shift2) | (word1 >> used1)
+            word3 = (_pair(x, 8 * i + 4, width) << shift3) | ((word2 >> used2) >> _ONE)
+            word4 = (_pair(x, 8 * i + 6, width) << shift4) | (word3 >> used3)
+            _put_word(out, at, word1)
+            _put_word(out, at + second, word2)
+            _put_word(out, at + third, word3)
+            _put_word(out, at + fourth, word4)
+            at += width
+
+
+@kernel
+def _unpack_group(x: Residues, i: int, data: Bytes, at: _Scalar, width: _Scalar) -> None:
+    """Eight residues; reads up to 8 bytes from where the last pair begins."""
+    mask = (_ONE << width) - _ONE
+    second, third, fourth, shift2, shift3, shift4 = _pairs(width)
+    word1, word2 = _word(data, at), _word(data, at + second) >> shift2
+    word3, word4 = _word(data, at + third) >> shift3, _word(data, at + fourth) >> shift4
+    x[i], x[i + 1] = np.uint32(word1 & mask), np.uint32((word1 >> width) & mask)
+    x[i + 2], x[i + 3] = np.uint32(word2 & mask), np.uint32((word2 >> width) & mask)
+    x[i + 4], x[i + 5] = np.uint32(word3 & mask), np.uint32((word3 >> width) & mask)
+    x[i + 6], x[i + 7] = np.uint32(word4 & mask), np.uint32((word4 >> width) & mask)
+
+
+@kernel
+def _unpack(out: Residues, data: Bytes, bits: _U64, moduli: Residues) -> int:
+    """The first plane with a residue that is not below its prime, or the number of planes.
+
+    The last group, behind which nothing may be read, comes from a copy of the last bytes.
+    """
+    at, bad = np.uint64(0), len(moduli)
     for plane in range(len(moduli)):
-        x, width, q = out[plane], np.uint64(bits[plane]), moduli[plane]
-        mask, step = np.uint64((1 << bits[plane]) - 1), 2 * bits[plane]
-        whole = min(len(x) // 2, max(0, (8 * (last - start)) // step + 1))
-        for i in range(whole):
-            bit = i * step
-            word = _word(data, start + (bit >> 3)) >> np.uint64(bit & 7)
-            x[2 * i] = np.uint32(word & mask)
-            x[2 * i + 1] = np.uint32((word >> width) & mask)
-        for i in range(whole, len(x) // 2):
-            word = _word(data, last) >> np.uint64(8 * (start - last) + i * step)
-            x[2 * i] = np.uint32(word & mask)
-            x[2 * i + 1] = np.uint32((word >> width) & mask)
-        start += len(x) // 2 * step // 8
+        x, width, q, groups = out[plane], bits[plane], moduli[plane], len(out[plane]) // 8
+        inside = groups - 1 if plane == len(moduli) - 1 else groups
+        for i in range(inside):
+            _unpack_group(x, 8 * i, data, at, width)
+            at += width
+        if inside < groups:
+            end = np.zeros(40, np.uint8)
+            size = np.intp(width)
+            end[:size] = data[len(data) - size :]
+            _unpack_group(x, 8 * inside, end, np.uint64(0), width)
         above = 0
         for i in range(len(x)):
-            above += x[i] >= q
+            if x[i] >= q:
+                above += 1
         if above and bad == len(moduli):
             bad = plane
     return bad
@@ -349,20 +391,30 @@ def _subtract(total: Residues, one: Residues, moduli: Residues) -> None:
 def _encode(
     values: _I32, noise: _I32, moduli: Residues, inverses: Residues, weights: _I32, out: Residues
 ) -> None:
-    """For a sum of |values| and |noise| below 2^31: one reduction, of the whole sum."""
-    total = np.empty(_BLOCK, np.int64)
+    """For a sum of |values| and |noise| below 2^31: one reduction, of the whole sum.
+
+    Four digits at a time, so that the sum is loaded and stored less often; weights behind the last
+    digit are zero.
+    """
+    total, last = np.empty(_BLOCK, np.int64), len(values) - 1
     for start in range(0, len(noise), _BLOCK):
-        e = noise[start : start + _BLOCK]
+        stop = min(start + _BLOCK, len(noise))
+        e, size = noise[start:stop], stop - start
         for plane in range(len(moduli)):
-            q, inverse = np.int64(moduli[plane]), np.uint64(inverses[plane])
-            x, w = out[plane, start : start + _BLOCK], weights[plane]
-            for c in range(len(e)):
-                total[c] = np.int64(e[c]) * np.int64(w[0]) + q * _SHIFT
-            for k in range(len(values)):
-                v, by = values[k, start : start + _BLOCK], np.int64(w[k + 1])
-                for c in range(len(e)):
-                    total[c] += np.int64(v[c]) * by
-            for c in range(len(e)):
+            q, inverse, w = np.int64(moduli[plane]), np.uint64(inverses[plane]), weights[plane]
+            by = np.int64(w[0])
+            for c in range(size):
+                total[c] = np.int64(e[c]) * by + q * _SHIFT
+            for k in range(0, last + 1, 4):
+                v1, w1 = values[k, start:stop], np.int64(w[k + 1])
+                v2, w2 = values[min(k + 1, last), start:stop], np.int64(w[k + 2])
+                v3, w3 = values[min(k + 2, last), start:stop], np.int64(w[k + 3])
+                v4, w4 = values[min(k + 3, last), start:stop], np.int64(w[k + 4])
+                for c in range(size):
+                    left = np.int64(v1[c]) * w1 + np.int64(v2[c]) * w2
+                    total[c] += left + (np.int64(v3[c]) * w3 + np.int64(v4[c]) * w4)
+            x = out[plane, start:stop]
+            for c in range(size):
                 low = ((np.uint64(total[c]) & _LOW) * inverse) & _LOW
                 x[c] = np.uint32(((total[c] - np.int64(low) * q) >> np.int64(32)) + q)
 
@@ -372,6 +424,12 @@ def _reduced(t: _Scalar, q: _Scalar, inverse: _Scalar) -> _Scalar:
     """t / 2^32 mod q, below 2q, for t below 2^32 q."""
     low = ((t & _LOW) * inverse) & _LOW
     return (t >> _HALF) + q - ((low * q) >> _HALF)
+
+
+@kernel
+def _term(value: np.int32, weight: _Scalar, q: _Scalar, inverse: _Scalar) -> _Scalar:
+    """(value + 2^31) * weight / 2^32 mod q, below 2q."""
+    return _reduced(np.uint64(np.int64(value) + _SHIFT) * weight, q, inverse)
 
 
 @kernel
@@ -385,18 +443,22 @@ def _encode_any(
     out: Residues,
 ) -> None:
     """For any int32: 2^31 is added to each, and each product is reduced alone."""
-    for plane in range(len(moduli)):
-        q, inverse = np.uint64(moduli[plane]), np.uint64(inverses[plane])
-        w, constant = weights[plane], np.uint64(constants[plane])
-        for c in range(len(noise)):
-            total = constant + _reduced(
-                np.uint64(np.int64(noise[c]) + _SHIFT) * np.uint64(w[0]), q, inverse
-            )
+    total = np.empty(_BLOCK, np.uint64)
+    for start in range(0, len(noise), _BLOCK):
+        stop = min(start + _BLOCK, len(noise))
+        e, size = noise[start:stop], stop - start
+        for plane in range(len(moduli)):
+            q, inverse, w = np.uint64(moduli[plane]), np.uint64(inverses[plane]), weights[plane]
+            constant, by = np.uint64(constants[plane]), np.uint64(w[0])
+            for c in range(size):
+                total[c] = constant + _term(e[c], by, q, inverse)
             for k in range(len(values)):
-                total += _reduced(
-                    np.uint64(np.int64(values[k, c]) + _SHIFT) * np.uint64(w[k + 1]), q, inverse
-                )
-            out[plane, c] = np.uint32(_reduced(total, q, inverse))
+                v, by = values[k, start:stop], np.uint64(w[k + 1])
+                for c in range(size):
+                    total[c] += _term(v[c], by, q, inverse)
+            x = out[plane, start:stop]
+            for c in range(size):
+                x[c] = np.uint32(_reduced(total[c], q, inverse))
 
 
 @kernel
