@@ -154,7 +154,7 @@ def machine_seeds() -> Iterator[Seed]:
             yield "signed_uplink", label, bytes([labels.index(label)]) + body
     state = rounds.parked(ROUND, "t001", Step.ACKNOWLEDGE).running._state
     for one in state.held[:2]:  # type: ignore[union-attr]
-        plain_bundle = b"".join(part.share.expose() + part.opening for part in one.opened())
+        plain_bundle = b"".join(part.share.expose() + part.opening for part in one.opened)
         yield "bundle", f"of_{one.dealer}", plain_bundle
     whole = rounds.upload_of(ROUND, "t001")
     yield "upload", "in_one_piece", bytes([len(whole)]) + whole

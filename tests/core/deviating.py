@@ -18,7 +18,6 @@ from secagg.edges import seals_pad
 from secagg.errors import FaultyCoordinator, FaultyParticipant, Step
 from secagg.identity import sha256
 from secagg.ledger import Act, Entry
-from secagg.masking import Masking
 from secagg.messages import (
     BODIES,
     Acknowledge,
@@ -42,10 +41,10 @@ from secagg.messages import (
     decode_message,
 )
 from secagg.outputs import AggregatorOutput, Dispatch
-from secagg.participant_steps import Acknowledged, Advertised, Dealt, Held, Self, _held
+from secagg.participant_steps import Acknowledged, Advertised, Dealt, Held, Self, _opened
 from secagg.plan import SUITES, RoundPlan
 from secagg.records import encode
-from secagg.scheme import DealtPad
+from secagg.scheme import DealtPad, scheme_of
 from secagg.secret import Pad, Share
 from secagg.spool import MemorySpool
 from secagg.suite import Peer
@@ -303,12 +302,15 @@ class Dealing:
         assert isinstance(state, Advertised)
         keys = {one.sender: one.read(AdvertiseKeys) for one in directory.keys}
         holders = self.holders(tuple(one for one in state.drawn if one in keys))
-        threshold = me.setting.plan.share_threshold + self.degree
-        shares = Masking().deal(state.secrets, holders, threshold, tenant.randomness)
+        plan = me.setting.plan
+        threshold = plan.share_threshold + self.degree
+        dealt = scheme_of(plan).deal(
+            plan, me.index, state.secrets, holders, threshold, tenant.randomness
+        )
         dealer = _DeviatingDealer(self, tenant, me, state, keys)
-        leaves = self.spoil([dealer.leaf(holder, shares[holder]) for holder in holders])
-        commitment = Masking().secret_commitment(me.setting.plan, me.index, state.secrets)
+        leaves = self.spoil([dealer.leaf(holder, dealt.shares[holder]) for holder in holders])
         root = merkle.root([leaf_digest(leaf.outline) for leaf in leaves])
+        commitment = dealt.commitment(root)
         own = me.sign(ShareKeysBody(holders, bytes(32) if self.other_secret else commitment, root))
         kept, pads = tuple(dealer.kept), tuple(dealer.pads)
         participant._state = Dealt(state.secrets, directory, own, kept, pads)
@@ -341,7 +343,7 @@ class _DeviatingDealer:
             for kind, value, opening in values
         )
         if holder == self.me.index:
-            self.kept.append(_held(holder, bundle))
+            self.kept.append(Held(holder, _opened(self.me, bundle)))
             return Leaf(holder, b"", b"", commitments)
         encapsulation, sealed = self._seal(holder, bundle)
         return Leaf(holder, encapsulation, sealed, commitments, *self._pad(holder))

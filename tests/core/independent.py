@@ -542,7 +542,7 @@ def read_bundle_of(kind: str, data: bytes) -> list[Signed]:
 def read_keys(body: bytes) -> Keys:
     cursor = reading(body)
     cursor.tag("AdvertiseKeys")
-    channel, mask = cursor.take(32), cursor.take(32)
+    channel, mask = cursor.take(32), cursor.blob()
     return Keys((channel, cursor.blob()), (mask, cursor.blob()))
 
 
@@ -550,7 +550,7 @@ def read_dealing_body(body: bytes) -> tuple[list[int], bytes, bytes]:
     """(holders, commitment to the self-mask seed, root of the leaves)."""
     cursor = reading(body)
     cursor.tag("ShareKeysBody")
-    return cursor.many(cursor.number), cursor.take(32), cursor.take(32)
+    return cursor.many(cursor.number), cursor.blob(), cursor.take(32)
 
 
 def read_answers(body: bytes) -> tuple[bytes, list[tuple[int, int, bytes, bytes]]]:
@@ -563,7 +563,11 @@ def read_answers(body: bytes) -> tuple[bytes, list[tuple[int, int, bytes, bytes]
         cursor.tag("Answer")
         return cursor.number(), cursor.number(1), cursor.take(33), cursor.take(32)
 
-    return view, cursor.many(answer)
+    answers, key_sum = cursor.many(answer), cursor.blob()
+    cursor.end()
+    if key_sum:
+        raise ValueError("a sum of shares, which scheme masking never releases")
+    return view, answers
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from secagg.aggregator import Aggregator
 from secagg.cover import minimum_cover
-from secagg.encoding import Quantiser
+from secagg.encoding import Quantiser, to_ring
 from secagg.errors import (
     ConfigError,
     FaultyParticipant,
@@ -20,7 +20,9 @@ from secagg.errors import (
     Step,
     TooFewSurvivors,
 )
+from secagg.intake import Accumulator
 from secagg.layout import Layout
+from secagg.masking import MaskStreams
 from secagg.messages import (
     Acknowledge,
     AdvertiseKeys,
@@ -34,9 +36,12 @@ from secagg.messages import (
     decode_message,
 )
 from secagg.outputs import Excluded
+from secagg.packing import pack
 from secagg.participant_steps import Acknowledged
 from secagg.plan import SUITES, RoundPlan, Suite
 from secagg.records import encode
+from secagg.result import Result
+from secagg.scheme import leaf_places
 from secagg.shamir import PRIME
 from secagg.suite import Peer, pad_of, pairwise_seed, private_keys
 from secagg.testing import (
@@ -821,56 +826,48 @@ def test_a_sum_beyond_what_honest_survivors_can_reach_is_not_used() -> None:
     assert "out of range" in str(outcome.error)
 
 
+def opened(plan: RoundPlan, levels: list[int], weight: int) -> Result:
+    """What is read where the whole cohort's uploads sum to these words, all masks taken off."""
+    vectors = (np.array(levels, np.int64), np.array([weight], np.int64))
+    total = Accumulator(plan)
+    total.add(
+        lambda: [
+            pack(to_ring(values, place.bits), place.bits)
+            for place, values in zip(leaf_places(plan), vectors, strict=True)
+        ]
+    )
+    return total.open(MaskStreams(plan, [], []), plan.cohort)
+
+
 @pytest.mark.parametrize("beyond", [-1, 0, 1, 2])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_range_of_the_sum_is_exact_to_the_level(beyond: int, sign: int) -> None:
     """C27: n largest levels are a sum, one more is an alarm."""
-    from secagg.encoding import to_ring
-    from secagg.result import read_sum
-
     plan = cohort(4).plan(1)
     level = sign * (4 * plan.quantiser.max_level + beyond)
-    words = [
-        to_ring(np.array([level], np.int64), plan.ring_bits),
-        to_ring(np.array([4], np.int64), plan.weight_ring_bits),
-    ]
     if beyond > 0:
         with pytest.raises(FaultyParticipantOrCoordinator):
-            read_sum(plan, plan.cohort, words)
+            opened(plan, [level], 4)
     else:
-        assert read_sum(plan, plan.cohort, words).level_sum.tolist() == [level]
+        assert opened(plan, [level], 4).level_sum.tolist() == [level]
 
 
 def test_the_most_negative_word_of_the_widest_ring_is_out_of_range() -> None:
     """C27: -2^63 has no absolute value in 64 bits."""
-    from secagg.encoding import to_ring
-    from secagg.result import read_sum
-
     plan = replace(cohort(4).plan(2), ring_bits=64)
-    words = [
-        to_ring(np.array([-(2**63), 0], np.int64), 64),
-        to_ring(np.array([4], np.int64), plan.weight_ring_bits),
-    ]
     with pytest.raises(FaultyParticipantOrCoordinator, match="in 1 places"):
-        read_sum(plan, plan.cohort, words)
+        opened(plan, [-(2**63), 0], 4)
 
 
 @pytest.mark.parametrize(("weight", "ok"), [(3, False), (4, True), (400, True), (401, False)])
 def test_the_range_of_the_weight_is_exact(weight: int, ok: bool) -> None:
     """C27."""
-    from secagg.encoding import to_ring
-    from secagg.result import read_sum
-
     plan = cohort(4).plan(1, max_weight=100)
-    words = [
-        to_ring(np.zeros(1, np.int64), plan.ring_bits),
-        to_ring(np.array([weight], np.int64), plan.weight_ring_bits),
-    ]
     if ok:
-        assert read_sum(plan, plan.cohort, words).total_weight == weight
+        assert opened(plan, [0], weight).total_weight == weight
     else:
         with pytest.raises(FaultyParticipantOrCoordinator):
-            read_sum(plan, plan.cohort, words)
+            opened(plan, [0], weight)
 
 
 BASE = cohort(5).plan()

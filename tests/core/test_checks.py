@@ -151,7 +151,7 @@ def honest_leaf(plan: RoundPlan, pads: bool, own: bool = False) -> Leaf:
     return Leaf(
         holder=2 if own else 5,
         encapsulation=b"" if own else bytes(encapsulation_bytes(plan.suite)),
-        sealed=b"" if own else bytes(bundle_bytes() + TAG_BYTES),
+        sealed=b"" if own else bytes(bundle_bytes(plan) + TAG_BYTES),
         commitments=(ROOT, ROOT),
         pad_box=bytes(box),
         pad_commitment=bytes(32 if pads else 0),
@@ -186,7 +186,8 @@ def test_a_leaf_has_its_one_size(grown: str) -> None:
 
 
 def test_a_bundle_holds_two_shares_with_their_openings() -> None:
-    assert bundle_bytes() == 2 * (33 + 32)
+    for plan in (COMPLETE, CLASSIC, SPARSE):
+        assert bundle_bytes(plan) == 2 * (33 + 32)
 
 
 def test_a_leaf_hangs_at_its_holders_place_under_its_dealers_root() -> None:

@@ -1,26 +1,29 @@
 """From the bytes of an upload to the sum: leaves at their borders, words at their limits."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from secagg import merkle
-from secagg.encoding import Quantiser
+from secagg.encoding import Quantiser, from_ring, to_ring
 from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, Step
 from secagg.intake import Accumulator, Incoming
-from secagg.packing import Packer
+from secagg.masking import MaskStreams
+from secagg.packing import Packer, pack
 from secagg.prg import word_dtype
-from secagg.result import Result, count_beyond, read_sum, require_within
+from secagg.recompute import sum_values
+from secagg.result import Result, count_beyond, require_within
 from secagg.scheme import LeafPlace, leaf_places, upload_bytes
 from secagg.spool import MemorySpool
 from secagg.testing import cohort
 
 # Leaves of 3, 2 and 1 bytes: 5 values of 4 bits fill 2.5 bytes, 16 bits and 8 bits fill theirs.
 PLACES = (
-    LeafPlace(0, 0, 0, 5, 4, 3),
+    LeafPlace(0, 0, 0, 5, 4, 3, spare=4),
     LeafPlace(0, 1, 5, 1, 16, 2),
-    LeafPlace(1, 0, 0, 1, 8, 1),
+    LeafPlace(1, 0, 0, 1, 8, 1, weighs=True),
 )
 DATA = b"\x21\x43\x05\xff\xff\xaa"
 LEAVES = (DATA[:3], DATA[3:5], DATA[5:])
@@ -79,14 +82,18 @@ PLAN = cohort(5).plan(70_000, max_weight=9, suite="x25519")  # two leaves, and o
 
 
 class Subtracts:
-    """An opener that takes one off every word, and says where it was."""
+    """An opener that takes one off every word, says where it was, and finds some marks there."""
 
-    def __init__(self) -> None:
+    left_out = ()
+
+    def __init__(self, marks: int = 0) -> None:
         self.places: list[LeafPlace] = []
+        self.marks = marks
 
-    def open(self, words: np.ndarray, place: LeafPlace) -> None:
+    def open(self, total: np.ndarray, place: LeafPlace) -> tuple[np.ndarray, int]:
         self.places.append(place)
-        words -= words.dtype.type(1)
+        total -= total.dtype.type(1)
+        return from_ring(total, place.bits), self.marks
 
 
 def packed(level: int, weight: int) -> list[bytes]:
@@ -100,7 +107,7 @@ def packed(level: int, weight: int) -> list[bytes]:
 def test_verified_uploads_add_up_and_are_opened_once_leaf_by_leaf() -> None:
     total = Accumulator(PLAN)
     for level, weight in ((3, 2), (4, 3), (5, 4)):
-        total.add(packed(level, weight))
+        total.add(partial(packed, level, weight))
     opener = Subtracts()
     opened = total.open(opener, ("t000", "t001", "t002"))
     assert opener.places == list(leaf_places(PLAN))
@@ -108,50 +115,97 @@ def test_verified_uploads_add_up_and_are_opened_once_leaf_by_leaf() -> None:
     assert (len(opened.level_sum), opened.total_weight) == (70_000, 8)
     assert opened.survivors == ("t000", "t001", "t002")
     with pytest.raises(ValueError, match="zip"):
-        total.add(packed(1, 1)[:-1])
+        Accumulator(PLAN).add(lambda: packed(1, 1)[:-1])
 
 
-def opened_words(level: int, weight: int, place: int = 0) -> list[np.ndarray]:
-    words = [np.zeros(length, word_dtype(bits)) for length, bits in PLAN.vectors]
-    words[0][place] = level % (1 << PLAN.ring_bits)
-    words[1][0] = weight
-    return words
+def test_an_upload_with_a_leaf_that_is_none_leaves_the_sum_as_it_was() -> None:
+    """C44: what has been added of it is taken out again."""
+    total = Accumulator(PLAN)
+    total.add(partial(packed, 4, 2))
+    good = packed(9, 5)
+    for spoilt in ([good[0], b"short", good[2]], [*good[:2], good[2] + b"x"], [b"", *good[1:]]):
+        with pytest.raises(MalformedMessage):
+            total.add(partial(list, spoilt))
+    total.add(partial(packed, 5, 3))
+    opened = total.open(Subtracts(), ("t000", "t001"))
+    assert (opened.level_sum == 8).all()
+    assert opened.total_weight == 4
+
+
+@pytest.mark.parametrize("marks", [0, 1])
+def test_marks_of_a_wrong_sum_count_like_values_out_of_range(marks: int) -> None:
+    """C27: a trial says so of the first leaf and leaves the sum as it was; the sum is not used."""
+    total = Accumulator(PLAN)
+    total.add(partial(packed, 4, 2))
+    assert total.opens(Subtracts(marks), 1) is (marks == 0)
+    assert total.opens(Subtracts(marks), 1) is (marks == 0)
+    assert not total.opens(NotOpened(), 1)
+    if marks:
+        with pytest.raises(FaultyParticipantOrCoordinator, match="in 3 places"):
+            total.open(Subtracts(marks), ("t000",))
+    else:
+        assert (total.open(Subtracts(), ("t000",)).level_sum == 3).all()
+
+
+class NotOpened(Subtracts):
+    """An opener that leaves the first value where no honest sum can be."""
+
+    def open(self, total: np.ndarray, place: LeafPlace) -> tuple[np.ndarray, int]:
+        values, marks = super().open(total, place)
+        values[0] = PLAN.quantiser.max_level + 1
+        return values, marks
+
+
+def opened(level: int, weight: int, place: int = 0) -> Result:
+    """What three survivors' sum is read as, with one level at one place of it."""
+    levels = np.zeros(PLAN.layout.size, np.int64)
+    levels[place] = level
+    total = Accumulator(PLAN)
+    total.add(
+        lambda: [
+            pack(to_ring(sum_values(place, levels, weight), place.bits), place.bits)
+            for place in leaf_places(PLAN)
+        ]
+    )
+    return total.open(MaskStreams(PLAN, [], []), ("t000", "t001", "t002"))
 
 
 @pytest.mark.parametrize("place", [0, 65_535, 65_536, 69_999])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_sum_is_used_up_to_what_its_survivors_can_reach(place: int, sign: int) -> None:
     """C27."""
-    names = ("t000", "t001", "t002")
     most = 3 * PLAN.quantiser.max_level
-    result = read_sum(PLAN, names, opened_words(sign * most, 3, place))
+    result = opened(sign * most, 3, place)
     assert result.level_sum[place] == sign * most
     assert np.count_nonzero(result.level_sum) == 1
     with pytest.raises(FaultyParticipantOrCoordinator, match="out of range in 1 places") as caught:
-        read_sum(PLAN, names, opened_words(sign * (most + 1), 3, place))
+        opened(sign * (most + 1), 3, place)
     assert caught.value.step is Step.UNMASK
 
 
 @pytest.mark.parametrize(("weight", "used"), [(2, False), (3, True), (27, True), (28, False)])
 def test_the_weight_is_used_from_one_each_to_the_cap_of_each(weight: int, used: bool) -> None:
     """C27."""
-    names = ("t000", "t001", "t002")
     if used:
-        assert read_sum(PLAN, names, opened_words(0, weight)).total_weight == weight
+        assert opened(0, weight).total_weight == weight
     else:
         with pytest.raises(FaultyParticipantOrCoordinator, match="in 1 places"):
-            read_sum(PLAN, names, opened_words(0, weight))
+            opened(0, weight)
     with pytest.raises(FaultyParticipantOrCoordinator, match="in 2 places"):
-        read_sum(PLAN, names, opened_words(3 * PLAN.quantiser.max_level + 1, 28))
+        opened(3 * PLAN.quantiser.max_level + 1, 28)
 
 
 def test_values_out_of_range_are_counted_on_both_sides() -> None:
     """C27."""
     most = 2 * PLAN.quantiser.max_level
     values = np.array([most, most + 1, -most, -most - 1, 0, -(1 << 63)], np.int64)
-    assert count_beyond(PLAN, 2, 0, values) == 3
-    assert count_beyond(PLAN, 2, 0, values[[0, 2, 4]]) == 0
-    assert count_beyond(PLAN, 2, 1, np.array([1, 2, 18, 19], np.int64)) == 2
+    data, weight = leaf_places(PLAN)[0], leaf_places(PLAN)[-1]
+    assert count_beyond(PLAN, 2, data, values) == 3
+    assert count_beyond(PLAN, 2, data, values[[0, 2, 4]]) == 0
+    for total, beyond in ((1, 1), (2, 0), (18, 0), (19, 1), (-(1 << 63), 1)):
+        assert count_beyond(PLAN, 2, weight, np.array([total], np.int64)) == beyond
+        together = np.append(values, np.int64(total))
+        assert count_beyond(PLAN, 2, replace(data, weighs=True), together) == 3 + beyond
     require_within(0)
     with pytest.raises(FaultyParticipantOrCoordinator, match="in 7 places"):
         require_within(7)
@@ -175,6 +229,12 @@ def test_leaves_cover_every_vector_chunk_by_chunk() -> None:
     ]
     assert upload_bytes(PLAN) == sum(p.size for p in places)
     assert [p.size for p in places] == [-(-p.count * p.bits // 8) for p in places]
+    assert [p.spare for p in places] == [8 * p.size - p.count * p.bits for p in places]
+    assert [p.weighs for p in places] == [False, False, True]
+    assert [p.data for p in places] == [slice(0, 65_536), slice(65_536, 70_000), slice(0, 0)]
+    odd = leaf_places(replace(PLAN, ring_bits=27))
+    assert [p.spare for p in odd] == [8 * p.size - p.count * p.bits for p in odd]
+    assert any(p.spare for p in odd)
 
 
 def test_a_spool_forgets_what_it_is_told_to_and_nothing_else() -> None:

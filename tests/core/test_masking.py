@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from secagg import shamir
+from secagg.encoding import to_ring
 from secagg.masking import MASK_KEY, SELF_MASK, Masking, MaskStreams, _Interpolations
+from secagg.packing import unpack
 from secagg.prg import Keystream, stream_key, word_dtype
 from secagg.scheme import Opened, Pairwise, ProtectionSecrets, leaf_places
 from secagg.secret import MaskKeyShare, PairwiseSeed, Seed, SelfMaskSeed, SelfMaskShare
@@ -29,25 +31,28 @@ def test_an_upload_is_masked_by_its_own_stream_and_each_pairs_by_index() -> None
     secrets = ProtectionSecrets(SELF, tuple(Pairwise(other, PAIRS[other]) for other in PAIRS))
     protector = Masking().protector(PLAN, 2, secrets)
     for place in leaf_places(PLAN):
-        words = np.arange(place.count, dtype=word_dtype(place.bits))
-        expected = words.copy()
-        protector.protect(words, place)
+        levels = np.arange(place.count) - place.count // 2
+        plain = to_ring(levels, place.bits)
+        words = unpack(protector.leaf(levels, place), place.bits, place.count)
+        expected = plain.copy()
         one = np.empty_like(words)
         expected += stream(SELF, "self_mask", place.vector, place.chunk, one)
         for other, seed in PAIRS.items():
             mask = stream(seed, "pairwise_mask", place.vector, place.chunk, one)
             expected = expected + mask if other > 2 else expected - mask
+        expected &= expected.dtype.type((1 << place.bits) - 1)
         assert np.array_equal(words, expected)
-        assert np.count_nonzero(words == np.arange(place.count)) <= place.count // 1000
+        assert np.count_nonzero(words == plain) <= place.count // 1000
 
 
 def test_what_was_added_for_a_pair_is_taken_off_by_the_other_side() -> None:
     place = leaf_places(PLAN)[0]
     words = np.zeros(place.count, word_dtype(place.bits))
-    MaskStreams(PLAN, [PAIRS[0]], []).protect(words, place)
+    MaskStreams(PLAN, [PAIRS[0]], []).mask(words, place)
     assert words.any()
-    MaskStreams(PLAN, [], [PAIRS[0]]).open(words, place)
-    assert not words.any()
+    values, marks = MaskStreams(PLAN, [], [PAIRS[0]]).open(words, place)
+    assert not values.any()
+    assert marks == 0
 
 
 def test_self_masks_of_survivors_and_mask_keys_of_dropouts_are_released_in_dealers_order() -> None:
@@ -59,8 +64,9 @@ def test_self_masks_of_survivors_and_mask_keys_of_dropouts_are_released_in_deale
         )
         for dealer in (3, 0, 2)
     }
-    answers = Masking().answers(frozenset({0, 3}), held)
-    assert [(one.dealer, one.kind, one.share[0], one.opening[:1]) for one in answers] == [
+    answer = Masking().answer(PLAN, bytes(32), frozenset({0, 3}), held)
+    assert (answer.view, answer.key_sum) == (bytes(32), b"")
+    assert [(one.dealer, one.kind, one.share[0], one.opening[:1]) for one in answer.answers] == [
         (0, SELF_MASK, 0, b"s"),
         (2, MASK_KEY, 102, b"m"),
         (3, SELF_MASK, 3, b"s"),

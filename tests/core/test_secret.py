@@ -20,6 +20,8 @@ ALL = [
     for kind in vars(kinds).values()
     if isinstance(kind, type) and issubclass(kind, SecretBytes) and kind is not SecretBytes
 ]
+OF_ANY_LENGTH = {kinds.Share, kinds.KeyShare}
+"""Shares: their scheme gives them one length (`Scheme.share_bytes`), and a leaf has to have it."""
 VALUE = b"correct horse battery staple 123"
 
 
@@ -97,9 +99,13 @@ def test_only_the_same_kind_is_equal() -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_every_kind_has_one_length_and_no_dictionary(kind: type[SecretBytes]) -> None:
+def test_no_kind_has_a_dictionary(kind: type[SecretBytes]) -> None:
+    assert not hasattr(kind(bytes(kind.LENGTH or 40)), "__dict__")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in OF_ANY_LENGTH])
+def test_every_kind_but_a_schemes_shares_has_one_length(kind: type[SecretBytes]) -> None:
     assert kind.LENGTH in (32, 33)
-    assert not hasattr(kind(bytes(kind.LENGTH)), "__dict__")
     for length in (0, kind.LENGTH - 1, kind.LENGTH + 1):
         with pytest.raises(ValueError, match=f"not {length}$"):
             kind(bytes(length))
@@ -114,8 +120,17 @@ def test_draw_takes_exactly_its_length_from_the_randomness() -> None:
 
     assert SelfMaskSeed.draw(randomness) == SelfMaskSeed(VALUE)
     assert asked == [32]
-    with pytest.raises(TypeError):
-        SecretBytes.draw(os.urandom)
+    for kind in (SecretBytes, *OF_ANY_LENGTH):
+        with pytest.raises(TypeError, match="no fixed length"):
+            kind.draw(os.urandom)
+
+
+@pytest.mark.parametrize("kind", sorted(OF_ANY_LENGTH, key=lambda kind: kind.__name__))
+def test_shares_of_a_schemes_own_length_keep_it(kind: type[SecretBytes]) -> None:
+    for length in (1, 33, 5_000):
+        value = os.urandom(length)
+        assert (len(kind(value)), kind(value).expose()) == (length, value)
+        assert repr(kind(value)) == f"<{kind.__name__}, {length} bytes, redacted>"
 
 
 def test_a_secret_keeps_its_value_when_its_source_changes() -> None:

@@ -25,8 +25,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from secagg.encoding import Levels, to_ring
 from secagg.masking import Masking, MaskStreams
-from secagg.packing import unpack
+from secagg.packing import pack, unpack
 from secagg.participant_steps import Agreed
 from secagg.plan import RoundPlan
 from secagg.prg import Words, chunk_coordinates, word_dtype
@@ -148,11 +149,14 @@ def words_of(plan: RoundPlan, leaves: Iterator[bytes]) -> Words:
 
 def stream(plan: RoundPlan, protector: Protector) -> Words:
     """What a protector adds to vector 0."""
-    words = np.zeros(plan.layout.size, word_dtype(plan.ring_bits))
-    for place in leaf_places(plan):
-        if place.vector == 0:
-            protector.protect(words[place.start : place.start + place.count], place)
-    return words
+    places = [place for place in leaf_places(plan) if place.vector == 0]
+    return np.concatenate([mask_of(protector, place) for place in places])
+
+
+def mask_of(protector: Protector, place: LeafPlace) -> Words:
+    """(place.count,) words: how a protector hides nothing but zeros."""
+    zeros = np.zeros(place.count, np.int64)
+    return unpack(protector.leaf(zeros, place), place.bits, place.count)
 
 
 def reduced(plan: RoundPlan, words: Words) -> Array:
@@ -213,10 +217,9 @@ class Changed:
     def __init__(self, masks: Protector, change: Callable[[Words], Words]) -> None:
         self._masks, self._change = masks, change
 
-    def protect(self, words: Words, place: LeafPlace) -> None:
-        mask = np.zeros_like(words)
-        self._masks.protect(mask, place)
-        words += self._change(mask)
+    def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
+        mask = self._change(mask_of(self._masks, place))
+        return pack(to_ring(levels, place.bits) + mask, place.bits)
 
 
 def nothing(plan: RoundPlan, index: int, secrets: ProtectionSecrets) -> Protector:
@@ -280,8 +283,8 @@ def test_masks_used_twice_are_found() -> None:
 
 def test_one_stream_for_all_chunks_is_found() -> None:
     class FirstChunk(Changed):
-        def protect(self, words: Words, place: LeafPlace) -> None:
-            super().protect(words, replace(place, chunk=0))
+        def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
+            return super().leaf(levels, replace(place, chunk=0))
 
     def make(plan: RoundPlan, index: int, secrets: ProtectionSecrets) -> Protector:
         return FirstChunk(whole(plan, index, secrets), lambda mask: mask)

@@ -256,9 +256,9 @@ def test_an_answer_from_outside_u3_does_not_verify() -> None:
     dropout, plan = network.tenants["t003"], network.aggregator.plan
     assert isinstance(dropout, RemembersStates)
     state = dropout.states["Acknowledged"]
-    held = {one.dealer: one.opened() for one in state.held}
-    answers = Masking().answers(frozenset({0, 1, 2, 4}), held)
-    signed = Signed.create(plan, dropout.identity, Unmask(network.aggregator.view, answers))
+    held = {one.dealer: one.opened for one in state.held}
+    answer = Masking().answer(plan, network.aggregator.view, frozenset({0, 1, 2, 4}), held)
+    signed = Signed.create(plan, dropout.identity, answer)
     parts = messages()
     with pytest.raises(ProtocolError, match="from outside U3") as caught:
         verified([*parts[:12], encode(signed), *parts[12:]])

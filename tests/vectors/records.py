@@ -194,10 +194,13 @@ def filled(kind: Any, name: str, sizes: Mapping[str, int]) -> Any:
     return kind(*[filled(hints[field], f"{name}.{field}", sizes) for field in fields])
 
 
+MASKS = {"mask_key": 32, "secret_commitment": 32, "key_sum": 0}
 HYBRID = {"channel_kem": 1184, "mask_kem": 1184, "encapsulation": 1088, "sealed": 146,
-          "pad_box": 1136, "pad_commitment": 32, "box": 1136}  # fmt: skip
+          "pad_box": 1136, "pad_commitment": 32, "box": 1136, **MASKS}  # fmt: skip
 PLAIN = {"channel_kem": 0, "mask_kem": 0, "encapsulation": 32, "sealed": 146, "pad_box": 0,
-         "pad_commitment": 0, "box": 0}  # fmt: skip
+         "pad_commitment": 0, "box": 0, **MASKS}  # fmt: skip
+CKKS = {**HYBRID, "mask_key": 0, "mask_kem": 0, "secret_commitment": 70, "answers": 0,
+        "key_sum": 70}  # fmt: skip
 _SIZED = ("AdvertiseKeys", "Leaf")
 
 
@@ -210,6 +213,10 @@ def record_cases() -> Iterator[Case]:
                 yield case(f"{suite}: {name}", "record.encode", type=name, fields=view(value))
                 data = encode(value).hex()
                 yield case(f"{suite}: {name}", "record.decode", type=name, data=data)
+    for name in ("AdvertiseKeys", "ShareKeysBody", "Unmask"):
+        value = filled(KINDS[name], name, CKKS)
+        yield case(f"ckks: {name}", "record.encode", type=name, fields=view(value))
+        yield case(f"ckks: {name}", "record.decode", type=name, data=encode(value).hex())
     yield from malformed_cases()
 
 
