@@ -74,9 +74,12 @@ class Wire:
 
     def pack(self, residues: Residues) -> bytes:
         """Pack (L, N) residues below their primes."""
-        out = np.empty(self.size + 8, np.uint8)
+        room = self._room()
+        out = room.reshape(-1).view(np.uint8)
         _pack(residues, self._bits, out)
-        return out[: self.size].tobytes()
+        packed = out[: self.size].tobytes()
+        self._spare.append(room)
+        return packed
 
     def unpack_into(self, out: Residues, leaf: bytes | memoryview) -> None:
         """Write the residues of a packed polynomial to (L, N) `out`.
@@ -90,7 +93,9 @@ class Wire:
                 f"a packed polynomial has {self.size} bytes here, and not {len(leaf)}",
                 step=Step.MASKED_INPUT,
             )
-        bad = int(_unpack(out, np.frombuffer(leaf, np.uint8), self._bits, self._moduli))
+        data = np.frombuffer(leaf, np.uint8)
+        data.flags.writeable = False  # of whatever kind the buffer is: one compilation for all
+        bad = int(_unpack(out, data, self._bits, self._moduli))
         if bad < len(self.primes):
             place = int((out[bad] >= self._moduli[bad]).argmax())
             raise MalformedMessage(
@@ -154,6 +159,7 @@ class Digits:
         `Ring.forward` takes them.
         """
         e, at = noise.astype(np.int32, copy=False), self._encoding
+        values = np.ascontiguousarray(values)
         if self.digits * _largest(values) + _largest(e) < 1 << 31:
             _encode(values, e, at.moduli, at.inverses, at.weights, out)
         else:
@@ -304,7 +310,9 @@ def _pairs(width: _Scalar) -> tuple[_Scalar, ...]:
 
 @kernel
 def _pack(residues: Residues, bits: _U64, out: Bytes) -> None:
-    """Four stores a group, each with the last bits of the store before it; `out` has 8 more bytes.
+    """Four stores a group, each with the last bits of the store before it.
+
+    `out` has room for 32 bits a residue, so that the last store is inside.
 
     The shift by `_ONE` alone: two shifts may be 64 bits together, which one cannot.
     """
@@ -343,23 +351,28 @@ def _unpack_group(x: Residues, i: int, data: Bytes, at: _Scalar, width: _Scalar)
 
 
 @kernel
-def _unpack(out: Residues, data: Bytes, bits: _U64, moduli: Residues) -> int:
-    """The first plane with a residue that is not below its prime, or the number of planes.
+def _unpack_end(x: Residues, data: Bytes, width: int) -> None:
+    """The last eight residues of all, behind which nothing may be read: byte by byte."""
+    first, mask = len(data) - width, (_ONE << np.uint64(width)) - _ONE
+    for i in range(8):
+        at, word = first + (i * width >> 3), np.uint64(0)
+        for byte in range(min(5, len(data) - at)):
+            word |= np.uint64(data[at + byte]) << np.uint64(8 * byte)
+        x[len(x) - 8 + i] = np.uint32((word >> np.uint64(i * width & 7)) & mask)
 
-    The last group, behind which nothing may be read, comes from a copy of the last bytes.
-    """
+
+@kernel
+def _unpack(out: Residues, data: Bytes, bits: _U64, moduli: Residues) -> int:
+    """The first plane with a residue that is not below its prime, or the number of planes."""
     at, bad = np.uint64(0), len(moduli)
     for plane in range(len(moduli)):
-        x, width, q, groups = out[plane], bits[plane], moduli[plane], len(out[plane]) // 8
-        inside = groups - 1 if plane == len(moduli) - 1 else groups
-        for i in range(inside):
+        x, width, q = out[plane], bits[plane], moduli[plane]
+        ends = plane == len(moduli) - 1
+        for i in range(len(x) // 8 - ends):
             _unpack_group(x, 8 * i, data, at, width)
             at += width
-        if inside < groups:
-            end = np.zeros(40, np.uint8)
-            size = np.intp(width)
-            end[:size] = data[len(data) - size :]
-            _unpack_group(x, 8 * inside, end, np.uint64(0), width)
+        if ends:
+            _unpack_end(x, data, int(width))
         above = 0
         for i in range(len(x)):
             if x[i] >= q:
