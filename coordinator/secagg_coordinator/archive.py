@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from secagg.ckks.parameters import Parameters
 from secagg.plan import RoundPlan
 from secagg.recompute import SumLeaf, sum_values
 from secagg.result import Result
@@ -99,6 +101,22 @@ def plan_view(plan: RoundPlan) -> dict[str, Any]:
         "quorum": plan.quorum,
         "share_count": plan.share_count,
         "vectors": [{"length": length, "ring_bits": bits} for length, bits in plan.vectors],
+        **({} if plan.ckks is None else {"ckks": _ckks_view(plan, plan.ckks)}),
+    }
+
+
+def _ckks_view(plan: RoundPlan, parameters: Parameters) -> dict[str, Any]:
+    """The parameters, and what follows from them for whoever reads uploads without our code."""
+    n, bits = plan.n, plan.ring_bits
+    return {name: _plain(value) for name, value in asdict(parameters).items()} | {
+        "primes": list(parameters.primes),
+        "log2_modulus": round(math.log2(parameters.modulus), 2),
+        "margin_bits": parameters.margin_bits(n),
+        "scale_bits": parameters.scale_bits(n),
+        "digits": parameters.digits(n, bits),
+        "polynomials": len(leaf_places(plan)),
+        "polynomial_bytes": parameters.leaf_bytes,
+        "values_of_a_polynomial": parameters.leaf_values(n, bits),
     }
 
 

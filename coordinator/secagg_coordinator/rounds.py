@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
-from secagg.errors import Step
+from secagg.errors import ConfigError, Step
 from secagg.identity import Roster
 from secagg.plan import RoundPlan
 from secagg.scheme import upload_bytes
@@ -23,6 +23,7 @@ from secagg_coordinator.spool import DiskSpool, SpoolQuota, purge
 from secagg_coordinator.store import now_ms
 from secagg_coordinator.views import status_of
 from secagg_wire.codec import Submission
+from secagg_wire.message_sizes import require_messages_fit
 from secagg_wire.refusals import (
     InvalidRequest,
     QuotaExceeded,
@@ -32,6 +33,7 @@ from secagg_wire.refusals import (
     UnknownRound,
     UnknownTenant,
 )
+from secagg_wire.rehearsal import rehearse
 from secagg_wire.v1 import round_pb2
 
 RESTARTED = "coordinator restarted"
@@ -187,6 +189,7 @@ class Rounds:
             raise RoundConflict(
                 f"round number {plan.round_number} was used or passed; take {highest + 1}"
             )
+        _check_scheme(plan)
         if (size := upload_bytes(plan)) > limits.upload_bytes:
             raise QuotaExceeded(
                 f"an upload of this plan has {size} bytes and limits.upload_bytes is "
@@ -233,3 +236,12 @@ class Rounds:
     async def _in_thread(self, work: Callable[[*_Args], _T], *arguments: *_Args) -> _T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._host.executor, work, *arguments)
+
+
+def _check_scheme(plan: RoundPlan) -> None:
+    """The scheme runs here, and its messages fit; whatever it compiles is compiled by then."""
+    try:
+        rehearse(plan)
+    except ConfigError as error:
+        raise ConfigError(f"this coordinator cannot run the plan: {error}") from None
+    require_messages_fit(plan)

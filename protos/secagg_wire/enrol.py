@@ -237,12 +237,19 @@ def make_request(keys: KeyFiles, hosts: Sequence[str], now: datetime.datetime) -
 
 
 def extend_roster(
-    roster: Roster | None, requests: Sequence[Request], *, replace: frozenset[str] = frozenset()
+    roster: Roster | None,
+    requests: Sequence[Request],
+    *,
+    replace: frozenset[str] = frozenset(),
+    committee: frozenset[str] | None = None,
 ) -> Roster | None:
     """The roster with the requests' tenants in it; None while there is no tenant at all.
 
+    `committee` takes the place of the roster's list; None leaves it as it is.
+
     Raises:
-        ConfigError: a tenant is in it with another key and not named in `replace`.
+        ConfigError: a tenant is in it with another key and not named in `replace`, or a member of
+            the committee is in it under no key.
     """
     lines = {member.tenant: member for member in roster.members} if roster else {}
     for request in requests:
@@ -256,9 +263,14 @@ def extend_roster(
                 f"--replace {request.name}"
             )
         lines[request.name] = request.member
-    return (
-        Roster.create(tuple(lines.values()), roster.committee if roster else ()) if lines else None
-    )
+    standing = roster.committee if roster else ()
+    named = standing if committee is None else tuple(sorted(committee))
+    if strangers := [name for name in named if name not in lines]:
+        raise ConfigError(
+            f"the committee names {', '.join(strangers[:5])}, and the roster has no such tenant; "
+            "approve their requests first, or name others"
+        )
+    return Roster.create(tuple(lines.values()), named) if lines else None
 
 
 def issue(

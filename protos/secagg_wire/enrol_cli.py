@@ -109,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     replace = approve.add_argument("--replace", action="append", default=[], metavar="NAME")
     replace.help = "this tenant made new keys: replace its line in the roster"
+    committee = approve.add_argument("--committee", metavar="NAME[,NAME...]")
+    committee.help = (
+        "those who hold the key shares of scheme ckks in cohorts above 64; replaces the roster's "
+        "list, without it the list stays"
+    )
     approve.add_argument("--yes", action="store_true", help="do not ask on a terminal")
     approve.set_defaults(action=_approve)
 
@@ -160,7 +165,10 @@ def _approve(options: argparse.Namespace) -> Report:
     authority = Authority(options.authority)
     bundles = issue(authority, requests, _now(), options.days)
     _confirm(requests, ask=sys.stdin.isatty() and not options.yes)
-    roster = extend_roster(authority.roster(), requests, replace=frozenset(options.replace))
+    roster = extend_roster(
+        authority.roster(), requests, replace=frozenset(options.replace),
+        committee=_names(options.committee),
+    )  # fmt: skip
     if roster is not None:
         write_roster(authority.directory, roster)
     certificate = read_public(authority.certificate_file)
@@ -170,11 +178,16 @@ def _approve(options: argparse.Namespace) -> Report:
     return _approved(bundles, written, roster)
 
 
+def _names(listed: str | None) -> frozenset[str] | None:
+    return None if listed is None else frozenset(listed.replace(",", " ").split())
+
+
 def _approved(bundles: list[Bundle], written: list[Path], roster: Roster | None) -> Report:
     digest = roster.digest.hex() if roster else None
     fields = {
         "roster_digest": digest,
         "members": [member.tenant for member in roster.members] if roster else [],
+        "committee": list(roster.committee) if roster else [],
         "bundles": {
             bundle.party.name: str(path) for bundle, path in zip(bundles, written, strict=True)
         },
@@ -184,6 +197,8 @@ def _approved(bundles: list[Bundle], written: list[Path], roster: Roster | None)
         for bundle, path in zip(bundles, written, strict=True)
     ]
     if roster is not None:
+        if roster.committee:
+            lines.append(f"committee of {len(roster.committee)}: {', '.join(roster.committee)}")
         lines += [f"roster of {len(roster.members)}: everybody pins this digest", f"  {digest}"]
     return Report(fields, tuple(lines))
 
@@ -213,6 +228,7 @@ def _accept(options: argparse.Namespace) -> Report:
         (
             f"{party}: certificate valid until {ends:%Y-%m-%d}",
             f"roster of {len(roster.members)} tenants, digest {roster.digest.hex()}",
+            *([f"committee: {', '.join(roster.committee)}"] if roster.committee else []),
         ),
     )
 
@@ -266,6 +282,8 @@ def _show_authority(authority: Authority) -> Report:
     if roster is None:
         return Report({"role": "authority", "roster": None}, ("authority; no tenant enrolled yet",))
     lines = [f"{m.tenant:24} {m.group:12} {m.public_key.hex()}" for m in roster.members]
+    if roster.committee:
+        lines.append(f"committee: {', '.join(roster.committee)}")
     return Report(
         {"role": "authority", "roster": roster_view(roster)},
         (f"authority; roster digest {roster.digest.hex()}", *lines),
@@ -285,6 +303,8 @@ def _show_keys(keys: KeyFiles) -> Report:
         roster = keys.read_roster()
         fields["roster_digest"] = roster.digest.hex()
         lines.append(f"roster         {len(roster.members)} tenants, digest {roster.digest.hex()}")
+        if roster.committee:
+            lines.append(f"committee      {', '.join(roster.committee)}")
     return Report(fields, tuple(lines))
 
 

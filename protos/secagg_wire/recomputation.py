@@ -32,7 +32,7 @@ from secagg.errors import ProtocolError
 from secagg.identity import Roster, sha256
 from secagg.plan import RoundPlan
 from secagg.recompute import check_sum, random_leaves
-from secagg.scheme import leaf_places
+from secagg.scheme import leaf_places, scheme_of
 from secagg.secret import Randomness
 from secagg.transcript import Verified, verify_transcript
 from secagg_wire.client import STREAM_SECONDS, Caller, is_unavailable, translated
@@ -203,10 +203,18 @@ def chosen_leaves(
 def transcript_bound(plan: RoundPlan) -> int:
     """A length in bytes that no transcript of this plan reaches.
 
-    Each member has keys, signatures and digests; each pair of a dealer and a holder an outline, a
-    share and perhaps a pad's box of 1.2 kB.
+    Each member has keys, signatures and digests, and what it commits to; each pair of a dealer and
+    a holder an outline, a share and perhaps a pad's box of 1.2 kB; in scheme `ckks` each holder
+    releases one sum, of a share's length.
     """
-    return (1 << 16) + plan.n * (1 << 14) + plan.n * plan.share_count * (1 << 11)
+    scheme = scheme_of(plan)
+    own = plan.n * ((1 << 14) + scheme.commitment_bytes(plan))
+    return (
+        (1 << 16)
+        + own
+        + plan.n * plan.share_count * (1 << 11)
+        + plan.share_count * scheme.share_bytes(plan)
+    )
 
 
 class _Download:

@@ -55,10 +55,11 @@ class PolicyTable(Table):
     min_survivors: Annotated[int, Field(ge=2)] = MIN_SURVIVORS
     min_cohort: Annotated[int, Field(ge=3)] = 3
     min_threshold: _Count = 2
-    schemes: tuple[Scheme, ...] = ("masking",)
+    schemes: tuple[Scheme, ...] = ("masking", "ckks")
     suites: tuple[Suite, ...] = ("x25519-mlkem768",)
     complete_up_to: Annotated[int, Field(ge=0)] = COMPLETE_UP_TO
     sparse_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.1
+    committee_corrupt: Annotated[float, Field(ge=0, le=1)] = 1 / 3
     model_digests: tuple[HexDigest, ...] = ()
     layout_digests: tuple[HexDigest, ...] = ()
     max_clip: _Positive = math.inf
@@ -82,6 +83,7 @@ class PolicyTable(Table):
             suites=self.suites,
             complete_up_to=self.complete_up_to,
             sparse_corrupt=self.sparse_corrupt,
+            committee_corrupt=self.committee_corrupt,
             model_digests=frozenset(map(bytes.fromhex, self.model_digests)),
             layout_digests=frozenset(map(bytes.fromhex, self.layout_digests)),
             max_clip=self.max_clip,

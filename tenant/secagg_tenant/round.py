@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from secagg.errors import (
+    ConfigError,
     FaultyCoordinator,
     PolicyRefused,
     ProtocolError,
@@ -37,6 +38,7 @@ from secagg_tenant.tenant import Tenant
 from secagg_tenant.trainer import Contribution, ModelVersion, check_model_digest
 from secagg_tenant.upload import Uploader
 from secagg_wire.refusals import RoundEnded
+from secagg_wire.rehearsal import rehearse
 
 _MUCH_CLIPPING = 0.01
 
@@ -151,6 +153,7 @@ class RoundRun:
         tenant, plan = self._tenant, self.plan
         last_round = await tenant.crypto.run(tenant.ledger.last_round, tenant.identity.public_key)
         tenant.policy.check(plan, tenant.name, last_round)
+        await self._rehearse()
         tenant.store.audit("plan_accepted", context=self.context.hex(), round=plan.round_number)
         version = await self._version()
         contribution = await self._contribute(version)
@@ -165,6 +168,14 @@ class RoundRun:
         tenant.log.event("joined", context=self.context, round=plan.round_number)
         await self._execute(outputs)
         return participant
+
+    async def _rehearse(self) -> None:
+        """Load and compile what the plan's scheme needs, before anybody waits for this tenant."""
+        try:
+            await self._tenant.crypto.run(rehearse, self.plan)
+        except ConfigError as error:
+            reason = f"scheme {self.plan.scheme!r} does not run here: {error}"
+            raise PolicyRefused("schemes", reason) from None
 
     async def _version(self) -> ModelVersion | None:
         number = self._offered.adapter_version
@@ -215,6 +226,7 @@ class RoundRun:
         tenant, key = self._tenant, self._tenant.identity.public_key
         if await tenant.crypto.run(tenant.ledger.live, key) != self.context:
             return None
+        await self._rehearse()
         entries = await tenant.crypto.run(tenant.ledger.entries, key, self.context)
         seal_key = tenant.round_keys.load(self.context)
         if not entries or not entries[-1].state or seal_key is None:
