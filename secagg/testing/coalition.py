@@ -50,6 +50,7 @@ from secagg.scheme import upload_bytes
 from secagg.testing.cohorts import Cohort, make_tenants
 from secagg.testing.faults import UPLOAD_CHUNK
 from secagg.testing.invariants import InvariantBroken, Witness
+from secagg.testing.network import piece_bytes
 from secagg.testing.randomness import SeededRandomness
 from secagg.testing.tenant import SimulatedTenant
 
@@ -169,13 +170,14 @@ class Coalition:
         return True
 
     def upload(self, mark: Mark, pieces: int | None = None) -> bool:
-        """Let one process submit, and take so many pieces of 9 bytes, or all and the signature."""
+        """Let one process submit, and take so many pieces, or all and the signature."""
+        size = piece_bytes(self.plan)
         try:
             self.hear(mark, mark.tenant.submit())
             self._remember(mark)
             offset = 0
             while pieces is None or pieces > 0:
-                piece = mark.tenant.piece(offset, 9)
+                piece = mark.tenant.piece(offset, size)
                 if not piece:
                     break
                 self.witness.see(mark.tenant.name, UPLOAD_CHUNK, piece, offset)

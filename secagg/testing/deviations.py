@@ -2,7 +2,7 @@
 
 Each class is a real participant with its keys, whose messages, dealing or upload are changed. Put
 them into a round by `make_round(kinds={"t001": FalseComplaint})`. One of them among up to f costs
-at most f tenants their place and never the round, but for those in `ENDS_ROUNDS`.
+at most f tenants their place and never the round, but for those in `ends_rounds(plan)`.
 
     complaints      FalseComplaint, RefusesEverybody
     dealings        WrongShare, UnopenableBundle, OffPolynomial, OtherSecret, BadPadBox, OtherPad,
@@ -10,6 +10,9 @@ at most f tenants their place and never the round, but for those in `ENDS_ROUNDS
     uploads         ForeignView, PoisonedUpload, RandomUpload, OtherRoot
     answers         WrongAnswers, MissingAnswer, OtherKind, AnotherU3
     messages        TwoFaced, Nonsense, BorrowedName, ForeignDirectory
+
+`ckks_deviations.py` has those that scheme `ckks` alone knows; `deviations(plan)` are all that make
+sense in a round of this plan.
 
 Not here: coordinators that deviate (`coalition.py`), and faults of links (`faults.py`).
 """
@@ -41,9 +44,10 @@ from secagg.messages import (
     UploadHeader,
     decode_message,
 )
+from secagg.plan import RoundPlan
 from secagg.records import encode
-from secagg.scheme import DealtPad, LeafPlace, scheme_of
-from secagg.secret import Pad
+from secagg.scheme import DealtPad, LeafPlace, RoundSecrets, scheme_of
+from secagg.secret import Pad, Share
 from secagg.suite import Peer
 from secagg.testing.randomness import SeededRandomness
 from secagg.testing.tenant import SimulatedTenant
@@ -169,10 +173,11 @@ class DeviatingDealer(DeviatingTenant):
         dealer = steps._Dealer(me, before.secrets, keys, self.randomness)
         threshold = plan.share_threshold + self.degree
         dealt = scheme_of(plan).deal(
-            plan, me.index, before.secrets, holders, threshold, self.randomness
+            plan, me.index, self.shared(before.secrets), holders, threshold, self.randomness
         )
         leaves = tuple(
-            self.leaf(dealer, keys, dealer.leaf(holder, dealt.shares[holder])) for holder in holders
+            self.leaf(dealer, keys, dealer.leaf(holder, self.shares(holder, dealt.shares[holder])))
+            for holder in holders
         )
         root = merkle.root([checks.leaf_digest(leaf.outline) for leaf in leaves])
         commitment = dealt.commitment(root)[: scheme_of(plan).commitment_bytes(plan)]
@@ -186,6 +191,14 @@ class DeviatingDealer(DeviatingTenant):
         """Whom it deals to."""
         return holders
 
+    def shared(self, secrets: RoundSecrets) -> RoundSecrets:
+        """What it shares."""
+        return secrets
+
+    def shares(self, holder: int, honest: tuple[Share, ...]) -> tuple[Share, ...]:
+        """What it commits to and seals for a holder."""
+        return honest
+
     def leaf(self, dealer: steps._Dealer, keys: dict[int, AdvertiseKeys], leaf: Leaf) -> Leaf:
         """One leaf, as it is dealt."""
         return leaf
@@ -193,11 +206,11 @@ class DeviatingDealer(DeviatingTenant):
     def _body(self, honest: ShareKeysBody, leaves: tuple[Leaf, ...]) -> ShareKeysBody:
         return honest
 
-    def is_victim(self, leaf: Leaf) -> bool:
-        """Whether this leaf is for the one holder that it wrongs: the other of smallest index."""
+    def is_victim(self, holder: int) -> bool:
+        """Whether this is the one holder that it wrongs: the other of smallest index."""
         state = self._directory
         present = state.keys if isinstance(state, KeyDirectory) else ()
-        return leaf.holder == next(one.sender for one in present if one.sender != self.me.index)
+        return holder == next(one.sender for one in present if one.sender != self.me.index)
 
 
 class WrongShare(DeviatingDealer):
@@ -205,8 +218,8 @@ class WrongShare(DeviatingDealer):
 
     def leaf(self, dealer: steps._Dealer, keys: dict[int, AdvertiseKeys], leaf: Leaf) -> Leaf:
         """See the class."""
-        wrong = (_flipped(leaf.commitments[0]), *leaf.commitments[1:])
-        return replace(leaf, commitments=wrong) if self.is_victim(leaf) else leaf
+        wrong = (flipped(leaf.commitments[0]), *leaf.commitments[1:])
+        return replace(leaf, commitments=wrong) if self.is_victim(leaf.holder) else leaf
 
 
 class UnopenableBundle(DeviatingDealer):
@@ -214,17 +227,18 @@ class UnopenableBundle(DeviatingDealer):
 
     def leaf(self, dealer: steps._Dealer, keys: dict[int, AdvertiseKeys], leaf: Leaf) -> Leaf:
         """See the class."""
-        return replace(leaf, sealed=_flipped(leaf.sealed)) if self.is_victim(leaf) else leaf
+        return replace(leaf, sealed=flipped(leaf.sealed)) if self.is_victim(leaf.holder) else leaf
 
 
 class OffPolynomial(DeviatingDealer):
-    """Shares of too high a degree, each as committed to: noticed when t of them are opened."""
+    """Shares of too high a degree, each as committed to: noticed when t of them are opened; in
+    scheme `ckks` by every holder."""
 
     degree = 1
 
 
 class OtherSecret(DeviatingDealer):
-    """Commits to another self-mask seed than it shares."""
+    """Commits to another self-mask seed than it shares; in scheme `ckks` to another key."""
 
     def _body(self, honest: ShareKeysBody, leaves: tuple[Leaf, ...]) -> ShareKeysBody:
         size = len(honest.secret_commitment)
@@ -237,7 +251,7 @@ class BadPadBox(DeviatingDealer):
     def leaf(self, dealer: steps._Dealer, keys: dict[int, AdvertiseKeys], leaf: Leaf) -> Leaf:
         """See the class."""
         spoilt = bool(leaf.pad_box) and leaf.holder == self._padded(dealer)
-        return replace(leaf, pad_box=_flipped(leaf.pad_box)) if spoilt else leaf
+        return replace(leaf, pad_box=flipped(leaf.pad_box)) if spoilt else leaf
 
     def _padded(self, dealer: steps._Dealer) -> int:
         return dealer.pads[0].holder
@@ -278,7 +292,7 @@ class ForeignView(DeviatingTenant):
     def deviate(self, body: Body) -> Sequence[Body]:
         """See the class."""
         if isinstance(body, UploadHeader | UploadCommitment):
-            return (replace(body, view=_flipped(body.view)),)
+            return (replace(body, view=flipped(body.view)),)
         return (body,)
 
 
@@ -326,19 +340,19 @@ class OtherRoot(DeviatingTenant):
 
 
 class WrongAnswers(DeviatingTenant):
-    """Opens a share of each dealer that is not the one it was dealt."""
+    """Opens a share of each dealer that is not the one it was dealt, or another sum of shares."""
 
     def deviate(self, body: Body) -> Sequence[Body]:
         """See the class."""
         return (self._answering(body),) if isinstance(body, Unmask) else (body,)
 
     def _answering(self, body: Unmask) -> Unmask:
-        wrong = [replace(one, share=_flipped(one.share)) for one in body.answers]
-        return replace(body, answers=tuple(wrong), key_sum=_flipped(body.key_sum))
+        wrong = [replace(one, share=flipped(one.share)) for one in body.answers]
+        return replace(body, answers=tuple(wrong), key_sum=flipped(body.key_sum))
 
 
 class MissingAnswer(WrongAnswers):
-    """Withholds its share of one dealer."""
+    """Withholds its share of one dealer, or the sum of them."""
 
     def _answering(self, body: Unmask) -> Unmask:
         return replace(body, answers=body.answers[:-1], key_sum=b"")
@@ -388,7 +402,7 @@ class TwoFaced(DeviatingTenant):
         """See the class."""
         match body:
             case AdvertiseKeys():
-                return (body, replace(body, mask_key=body.channel_key, channel_key=body.mask_key))
+                return (body, replace(body, channel_key=flipped(body.channel_key)))
             case Acknowledge():
                 return (body, replace(body, directory_digest=bytes(32)))
             case UploadHeader():
@@ -432,8 +446,8 @@ class ForeignDirectory(DeviatingTenant):
 ENDS_ROUNDS: tuple[type[SimulatedTenant], ...] = (
     OffPolynomial, OtherSecret, PoisonedUpload, RandomUpload,
 )  # fmt: skip
-"""Those that can end a round: a wrong dealing comes out when shares are opened, a poisoned sum
-when it is read. The first two are named with proof."""
+"""Those that can end a round of scheme `masking`: a wrong dealing comes out when shares are opened,
+a poisoned sum when it is read. The first two are named with proof."""
 
 DEVIATIONS: tuple[type[SimulatedTenant], ...] = (
     FalseComplaint, RefusesEverybody, WrongShare, UnopenableBundle, OffPolynomial, OtherSecret,
@@ -442,7 +456,28 @@ DEVIATIONS: tuple[type[SimulatedTenant], ...] = (
     ForeignDirectory,
 )  # fmt: skip
 
+_ONLY_MASKING = (BadPadBox, OtherPad, ChosenHolders, OtherKind)
 
-def _flipped(data: bytes) -> bytes:
+
+def deviations(plan: RoundPlan) -> tuple[type[SimulatedTenant], ...]:
+    """Every kind that can deviate in a round of this plan."""
+    if plan.scheme == "masking":
+        return DEVIATIONS
+    from secagg.testing import ckks_deviations as ckks
+
+    return (*(kind for kind in DEVIATIONS if kind not in _ONLY_MASKING), *ckks.CKKS_DEVIATIONS)
+
+
+def ends_rounds(plan: RoundPlan) -> tuple[type[SimulatedTenant], ...]:
+    """Those that can end a round of this plan, among up to f that deviate."""
+    if plan.scheme == "masking":
+        return ENDS_ROUNDS
+    from secagg.testing import ckks_deviations as ckks
+
+    tellable = plan.share_count >= plan.share_threshold + 2 * plan.max_colluders
+    return ckks.UNOPENABLE if tellable else (*ckks.UNOPENABLE, *ckks.WRONG_SUMS)
+
+
+def flipped(data: bytes) -> bytes:
     """The same with its last bit changed."""
     return data[:-1] + bytes([data[-1] ^ 1]) if data else data

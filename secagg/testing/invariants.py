@@ -19,7 +19,7 @@ from secagg.errors import FaultyParticipant, SecaggError
 from secagg.messages import BODIES, ShareKeys, Signed, Survivors, Unmask, decode_message
 from secagg.plan import RoundPlan
 from secagg.recompute import check_sum, sum_root
-from secagg.scheme import leaf_places
+from secagg.scheme import leaf_places, scheme_of
 from secagg.testing.faults import UPLOAD_CHUNK
 from secagg.testing.network import Envelope, SimulatedNetwork
 from secagg.transcript import verify_transcript
@@ -42,8 +42,8 @@ class Witness:
     """What honest tenants of one round were seen to hand out, lost or not, by any copy of them.
 
     It holds each of them to: one message of each kind, one byte at each place of the upload, one
-    kind of share of each dealer (all tenants together), an answer only to a quorum, and at most
-    one set of survivors that a quorum may have signed.
+    kind of share of each dealer (all tenants together) or one sum of shares of each holder, an
+    answer only to a quorum, and at most one set of survivors that a quorum may have signed.
     """
 
     def __init__(self, plan: RoundPlan, deviating: Iterable[str] = ()) -> None:
@@ -52,6 +52,8 @@ class Witness:
         self.said: dict[tuple[str, str], Signed] = {}
         self.kinds: dict[int, int] = {}
         self.released: dict[tuple[int, int], set[int]] = {}
+        self.summed: dict[int, bytes] = {}
+        """By holder that released a sum of shares: the survivors that it had signed before."""
         self._bytes: dict[tuple[str, str], bytes] = {}
         self._uploads: dict[str, tuple[bytearray, bytearray]] = {}
         self._signers: dict[bytes, set[str]] = {}
@@ -117,6 +119,12 @@ class Witness:
         signers = self.signers_of(b"" if signed is None else signed.body)
         agreeing = len(signers) + len(self.deviating)
         require(agreeing >= self.plan.quorum, f"{tenant} answered without a quorum")
+        summed = not scheme_of(self.plan).answers_are_proven
+        require(not summed or not dealers, f"{tenant} released single shares")
+        sums = summed and holder in self.plan.same_holders
+        require(bool(body.key_sum) == sums, f"{tenant} released a sum that is not asked for")
+        if body.key_sum and signed is not None:
+            self.summed[holder] = signed.body
         for answer in body.answers:
             first = self.kinds.setdefault(answer.dealer, answer.kind)
             require(first == answer.kind, f"both kinds of share of {answer.dealer} were released")

@@ -29,6 +29,7 @@ from secagg.messages import ShareKeys, Signed, UploadCommitment, UploadHeader, d
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Persist
 from secagg.plan import RoundPlan
 from secagg.result import Result
+from secagg.scheme import upload_bytes
 from secagg.spool import Spool
 from secagg.testing.faults import (
     DOWN,
@@ -461,7 +462,7 @@ class SteppedNetwork(SimulatedNetwork):
     """
 
     def __init__(self, aggregator: Aggregator, tenants: Iterable[SimulatedTenant]) -> None:
-        super().__init__(aggregator, tenants, piece_bytes=9)
+        super().__init__(aggregator, tenants, piece_bytes=piece_bytes(aggregator.plan))
         self.waiting: list[Envelope] = []
         self._restartable = set(self.tenants)
 
@@ -529,6 +530,11 @@ class SteppedNetwork(SimulatedNetwork):
     def _settle(self) -> None:
         while self._queue:
             heapq.heappop(self._queue).act()
+
+
+def piece_bytes(plan: RoundPlan) -> int:
+    """Pieces in which stateful tests send an upload: 9 bytes, or a quarter of a larger one."""
+    return max(9, -(-upload_bytes(plan) // 4))
 
 
 def uplink_label(message: bytes) -> str:

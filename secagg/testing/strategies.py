@@ -18,12 +18,14 @@ from typing import Annotated, Any, Literal, cast
 import numpy as np
 from hypothesis import strategies as st
 
+from secagg.ckks.parameters import PACKINGS, Packing
 from secagg.encoding import Values
 from secagg.errors import ConfigError, Step
 from secagg.plan import RoundPlan, Suite
+from secagg.scheme import upload_bytes
 from secagg.secret import SecretBytes
 from secagg.testing.cohorts import Cohort, cohort
-from secagg.testing.deviations import DEVIATIONS
+from secagg.testing.deviations import deviations
 from secagg.testing.faults import (
     DOWN,
     UP,
@@ -69,7 +71,7 @@ def plans(
     suites: Sequence[Suite] = ("x25519-mlkem768",),
     graphs: Sequence[Graph] = ("complete",),
 ) -> tuple[Cohort, RoundPlan]:
-    """Plans that can work, over every ring width, threshold and f that fit the cohort.
+    """Plans of scheme `masking` that can work, over every ring width, threshold and f that fit.
 
     Sparse graphs need four tenants or more; smaller cohorts get the complete one.
     """
@@ -93,6 +95,40 @@ def plans(
     return members, plan
 
 
+@st.composite
+def ckks_plans(
+    draw: st.DrawFn,
+    min_n: int = 3,
+    max_n: int = 7,
+    max_length: int = 40,
+    *,
+    suites: Sequence[Suite] = ("x25519-mlkem768",),
+    packings: Sequence[Packing] = PACKINGS,
+) -> tuple[Cohort, RoundPlan]:
+    """Plans of scheme `ckks` that can work, over every ring width, threshold and f that fit.
+
+    Doubles limit packing `slots` to narrower values.
+    """
+    members = draw(cohorts(min_n, max_n))
+    n = len(members.names)
+    f = draw(st.integers(0, (n - 1) // 3))
+    packing = draw(st.sampled_from(packings))
+    plan = members.plan(
+        draw(st.integers(1, max_length)),
+        round_number=draw(st.integers(1, 1 << 32)),
+        clip=draw(st.sampled_from((1e-3, 1.0, 64.0))),
+        value_bits=draw(st.integers(4, 32 if packing == "coefficients" else 26)),
+        max_weight=draw(st.sampled_from((1, 2, 100, 1 << 20, 1 << 40))),
+        max_colluders=f,
+        share_threshold=draw(st.integers(f + 1, n)),
+        min_survivors=draw(st.integers(f + 2, n)),
+        suite=draw(st.sampled_from(suites)),
+        scheme="ckks",
+        packing=packing,
+    )
+    return members, plan
+
+
 @lru_cache(maxsize=64)
 def sparse_sizes(n: int) -> tuple[tuple[int, int], ...]:
     """(f, k) of every sparse plan over n tenants that can work, but for those with f = 0."""
@@ -106,7 +142,7 @@ def sparse_sizes(n: int) -> tuple[tuple[int, int], ...]:
 
 def deviants(plan: RoundPlan) -> st.SearchStrategy[dict[str, type[SimulatedTenant]]]:
     """Up to f tenants that deviate, each in one way (`secagg.testing.deviations`)."""
-    kinds = st.sampled_from(DEVIATIONS)
+    kinds = st.sampled_from(deviations(plan))
     return st.dictionaries(st.sampled_from(plan.cohort), kinds, max_size=plan.max_colluders)
 
 
@@ -124,9 +160,16 @@ def vectors(plan: RoundPlan) -> st.SearchStrategy[Values]:
 
 
 @st.composite
-def rounds(draw: st.DrawFn, min_n: int = 3, max_n: int = 7, max_length: int = 40) -> Inputs:
-    """A plan and everybody's input."""
-    members, plan = draw(plans(min_n, max_n, max_length))
+def rounds(
+    draw: st.DrawFn,
+    min_n: int = 3,
+    max_n: int = 7,
+    max_length: int = 40,
+    *,
+    planned: Callable[..., st.SearchStrategy[tuple[Cohort, RoundPlan]]] = plans,
+) -> Inputs:
+    """A plan (by `plans` or `ckks_plans`) and everybody's input."""
+    members, plan = draw(planned(min_n, max_n, max_length))
     weight = st.sampled_from((1, plan.max_weight)) | st.integers(1, plan.max_weight)
     return Inputs(
         members,
@@ -156,7 +199,7 @@ def faults(plan: RoundPlan) -> st.SearchStrategy[Fault]:
         st.builds(Duplicate, tenant, label, seconds),
         st.builds(Reorder, tenant, label, st.integers(1, 12)),
         st.builds(Silence, tenant, st.sampled_from((None, *list(Step)[:-1]))),
-        st.builds(KillDuringUpload, tenant, st.integers(0, 60)),
+        st.builds(KillDuringUpload, tenant, st.integers(0, _late(plan, 60))),
         restarts(plan),
     )
 
@@ -169,8 +212,13 @@ def restarts(plan: RoundPlan) -> st.SearchStrategy[Restart]:
         st.sampled_from(_RESTARTABLE),
         st.sampled_from(("same", "stale")),
         st.booleans(),
-        st.integers(0, 40),
+        st.integers(0, _late(plan, 40)),
     )
+
+
+def _late(plan: RoundPlan, small: int) -> int:
+    """A place in an upload: `small`, or nearly its end if it is much larger."""
+    return max(small, upload_bytes(plan) - 1) if plan.scheme == "ckks" else small
 
 
 def schedules(plan: RoundPlan, most: int = 6) -> st.SearchStrategy[list[Fault]]:
