@@ -16,6 +16,7 @@ lr = 0.01
 [round]
 rounds = 3
 clip = "auto"                      # from a dry run on the owner's own text
+scheme = "auto"                    # or "masking", or "ckks"
 
 [text]
 path = "owner-text"                # without it: this Python's standard library
@@ -30,7 +31,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from secagg.plan import Deadlines, Suite
+from secagg.ckks.parameters import Packing, Security
+from secagg.plan import Deadlines, Scheme, Suite
 from secagg_wire.settings import FilePath, Table, load
 
 ENVIRONMENT_PREFIX = "SECAGG_OWNER__"
@@ -103,6 +105,11 @@ class Round(Table):
 
     `recompute` says how much of an opened sum is computed again from the survivors' uploads before
     it is used: "all", "random" (`recompute_leaves` of its leaves and the weight), or "off".
+
+    `scheme` is how deltas are protected: by "masking", by one-time CKKS keys ("ckks"), or by
+    whichever of the two costs less in a cohort like this ("auto"; the log says why). `packing` and
+    `security` are of "ckks": "slots" makes the sum a ciphertext that SEAL goes on with, and
+    "quantum" or "classical" is the attacker that 128 bits are held against.
     """
 
     rounds: _Count = 1
@@ -119,6 +126,9 @@ class Round(Table):
     share_threshold: _Count | None = None
     min_survivors: _Count | None = None
     suite: Suite = "x25519-mlkem768"
+    scheme: Scheme | Literal["auto"] = "masking"
+    packing: Packing = "coefficients"
+    security: Security = "quantum"
     neighbours: _Count | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     wait_for_tenants: Annotated[int, Field(ge=0)] | None = None

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from secagg.encoding import Quantiser
 from secagg.errors import ConfigError, ProtocolError, RoundAborted
 from secagg.identity import Roster
 from secagg.plan import RoundPlan
 from secagg_owner.config import Config
+from secagg_owner.planning import plan_round
 from secagg_owner.service import OpenedRound, OwnerConnection
 from secagg_owner.state import OwnerFiles, State
 from secagg_owner.subject import NO_MODEL, Publication, Subject
@@ -118,26 +118,21 @@ class OwnerRun:
         return plan
 
     async def _make_plan(self, roster: Roster, state: State) -> RoundPlan:
-        wanted = self._config.round
         known = await self._connection.rounds()
         layout = await asyncio.to_thread(self._subject.layout)
         publication = await self._publication()
-        return RoundPlan.create(
+        plan, reasons = plan_round(
+            self._config.round,
             roster,
             round_number=1 + max((status.round_number for status in known), default=0),
             layout=layout,
-            quantiser=Quantiser(state.clip or 0.0, wanted.value_bits),
+            clip=state.clip or 0.0,
             model_digest=NO_MODEL if publication is None else publication.manifest.digest,
-            cohort=wanted.cohort or None,
-            max_colluders=wanted.max_colluders,
-            share_threshold=wanted.share_threshold,
-            min_survivors=wanted.min_survivors,
-            max_weight=wanted.max_weight,
-            suite=wanted.suite,
-            neighbours=wanted.neighbours,
-            dropout=wanted.dropout,
-            deadlines=wanted.deadlines.deadlines(),
         )
+        self._log.event(
+            "scheme_chosen", round=plan.round_number, scheme=plan.scheme, reasons=reasons
+        )
+        return plan
 
     async def _wait_for_tenants(self, roster: Roster) -> None:
         """Open when as many of the cohort are there as configured (all of them by default)."""
