@@ -130,8 +130,19 @@ def vector_seeds() -> Iterator[Seed]:
     for case in cases("suites", "suite.check_public_keys"):
         keys, hybrid = case["keys"], case["suite"] != "x25519"
         names = ("channel_key", "mask_key", "channel_kem", "mask_kem")
-        data = b"".join(bytes.fromhex(keys[name]) for name in names)
-        yield "public_keys", plain(case["case"]), bytes([hybrid]) + data
+        short = 32 - len(bytes.fromhex(keys["mask_key"]))
+        if 0 <= short < 32:
+            keys = {**keys, "mask_key": keys["mask_key"].ljust(64, "0")}
+            data = b"".join(bytes.fromhex(keys[name]) for name in names)
+            yield "public_keys", plain(case["case"]), bytes([hybrid + 4 * short]) + data
+            if case["case"].endswith("as advertised"):
+                alone = bytes.fromhex(keys["channel_key"]) + bytes(32)
+                alone += bytes.fromhex(keys["channel_kem"])
+                yield (
+                    "public_keys",
+                    plain(f"{case['case']} without masks"),
+                    bytes([hybrid + 2]) + alone,
+                )
     layout = Layout((TensorSpec("a", (2, 3)), TensorSpec("Zoë", (), "bfloat16")))
     for name, one in (("two_tensors", layout), ("flat", Layout.flat(7))):
         writer = Writer()

@@ -178,7 +178,11 @@ def plan(data: bytes) -> None:
     require(found.encode() == data, "a plan has two encodings")
     require(3 <= found.least <= found.n, "nobody can be left")
     require(found.share_threshold <= found.share_count <= found.n, "shares that nobody holds")
-    require(2 * found.share_threshold > found.share_count, "two sets of holders without a common")
+    if found.scheme == "masking":
+        require(2 * found.share_threshold > found.share_count, "two sets of holders without common")
+    require(
+        found.share_threshold > found.max_colluders or not found.complete, "colluders could open"
+    )
     require(found.min_survivors >= found.max_colluders + 2, "colluders could single one out")
     for _, bits in found.vectors:
         word_dtype(bits)
@@ -304,15 +308,20 @@ def share(data: bytes) -> None:
 def public_keys(data: bytes) -> None:
     """Accepts keys with which any exchange and encapsulation works, or raises MalformedMessage."""
     name: Any = ("x25519", "x25519-mlkem768")[data[0] % 2] if data else "x25519"
+    masks, short = not data[:1] or data[0] & 2 == 0, data[0] % 128 >> 2 if data else 0
     keys = messages.AdvertiseKeys(
-        data[1:33].ljust(32, b"\1"), data[33:65].ljust(32, b"\2"), data[65:1249], data[1249:2433]
+        data[1:33].ljust(32, b"\1"),
+        data[33:65].ljust(32, b"\2")[: 32 - short if masks else short],
+        data[65:1249],
+        data[1249:2433],
     )
     try:
-        suite.check_public_keys(name, keys)
+        suite.check_public_keys(name, keys, masks)
     except MalformedMessage:
         return
     mine = _my_keys(name)
-    for point in (keys.channel_key, keys.mask_key):
+    require(len(keys.mask_key) == (32 if masks else 0), "a mask key of another length")
+    for point in (keys.channel_key, keys.mask_key) if masks else (keys.channel_key,):
         suite._exchange(mine, point)
     if name != "x25519":
         suite._encapsulate(keys.channel_kem)

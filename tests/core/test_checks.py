@@ -50,7 +50,7 @@ from secagg.messages import (
     Unmask,
     UploadCommitment,
 )
-from secagg.plan import RoundPlan, Suite
+from secagg.plan import SUITES, RoundPlan, Suite
 from secagg.secret import ChannelSeed, MaskSeed
 from secagg.suite import TAG_BYTES, encapsulation_bytes, pad_box_bytes
 from secagg.testing import SeededRandomness, cohort
@@ -190,6 +190,16 @@ def test_a_bundle_holds_two_shares_with_their_openings() -> None:
         assert bundle_bytes(plan) == 2 * (33 + 32)
 
 
+@pytest.mark.parametrize("size", [0, 31, 33])
+@pytest.mark.parametrize("plan", [COMPLETE, SPARSE, CLASSIC], ids=["complete", "sparse", "classic"])
+def test_a_dealing_commits_to_a_secret_in_one_digest(plan: RoundPlan, size: int) -> None:
+    """C09: before its holders are looked at."""
+    spoilt = replace(body(), secret_commitment=bytes(size))
+    with pytest.raises(MalformedMessage, match="commitment has another size") as caught:
+        check_dealing(plan, EVERYBODY, 0, spoilt)
+    assert caught.value.step is ShareKeysBody.STEP
+
+
 def test_a_leaf_hangs_at_its_holders_place_under_its_dealers_root() -> None:
     """C09."""
     leaves = {holder: replace(honest_leaf(COMPLETE, True), holder=holder) for holder in (3, 5, 8)}
@@ -230,6 +240,35 @@ def test_no_key_stands_in_two_places_of_one_message() -> None:
     ):
         with pytest.raises(MalformedMessage, match="channel key and mask key are the same"):
             suite.check_public_keys(name, spoilt)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_keys_are_points_of_32_bytes(name: Suite) -> None:
+    """C06: the mask key's length is not its encoding's; one of none is of no scheme with masks."""
+    keys = advertised(name, "keys")
+    for spoilt in (b"", keys.mask_key[:-1], keys.mask_key + b"\0"):
+        with pytest.raises(MalformedMessage, match="the mask key is no canonical X25519 encoding"):
+            suite.check_public_keys(name, replace(keys, mask_key=spoilt))
+    for spoilt in (b"", keys.channel_key[:-1], keys.channel_key + b"\0"):
+        with pytest.raises(MalformedMessage, match="the channel key is no canonical X25519"):
+            suite.check_public_keys(name, replace(keys, channel_key=spoilt))
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_scheme_without_masks_has_no_mask_keys(name: Suite) -> None:
+    """C06: and its channel key is checked as any."""
+    keys = advertised(name, "keys")
+    alone = suite.advertise(name, ChannelSeed(bytes(32)), None)
+    assert (alone.mask_key, alone.mask_kem) == (b"", b"")
+    suite.check_public_keys(name, alone, masks=False)
+    for spoilt in (
+        replace(alone, mask_key=keys.mask_key), replace(alone, mask_kem=b"kem"),
+        replace(alone, mask_key=b"\0"),
+    ):  # fmt: skip
+        with pytest.raises(MalformedMessage, match="the scheme has no mask keys"):
+            suite.check_public_keys(name, spoilt, masks=False)
+    with pytest.raises(MalformedMessage, match="the channel key is a point of low order"):
+        suite.check_public_keys(name, replace(alone, channel_key=bytes(32)), masks=False)
 
 
 def test_a_pad_box_of_another_length_or_suite_is_refused_before_it_is_opened() -> None:
@@ -477,6 +516,11 @@ def test_an_answer_has_the_committed_share_of_the_right_kind_for_each_dealer() -
     ):
         with pytest.raises(ProtocolError, match="other dealers or kinds than U3 asks for"):
             check_answers(setting, view, survivors, outlines, 5, wrong)
+    for given in (answers, ()):
+        wrong = replace(good, answers=given, key_sum=share)
+        with pytest.raises(ProtocolError, match="it answered with a sum of shares") as caught:
+            check_answers(setting, view, survivors, outlines, 5, wrong)
+        assert caught.value.step is Unmask.STEP
     for place in (0, 1):
         for spoilt in (
             replace(answers[place], share=bytes(32) + b"x"),

@@ -5,7 +5,9 @@ import pytest
 
 from secagg import shamir
 from secagg.encoding import to_ring
+from secagg.errors import MalformedMessage, Step
 from secagg.masking import MASK_KEY, SELF_MASK, Masking, MaskStreams, _Interpolations
+from secagg.messages import ShareKeysBody
 from secagg.packing import unpack
 from secagg.prg import Keystream, stream_key, word_dtype
 from secagg.scheme import Opened, Pairwise, ProtectionSecrets, leaf_places
@@ -71,6 +73,32 @@ def test_self_masks_of_survivors_and_mask_keys_of_dropouts_are_released_in_deale
         (2, MASK_KEY, 102, b"m"),
         (3, SELF_MASK, 3, b"s"),
     ]
+
+
+def test_shares_are_released_one_by_one_and_never_as_a_sum() -> None:
+    """C25."""
+    for holds in (True, False):
+        with pytest.raises(MalformedMessage, match="no sums of shares") as caught:
+            Masking().check_sum_of_shares(PLAN, holds, b"")
+        assert caught.value.step is Step.UNMASK
+
+
+def test_shares_are_elements_of_the_field() -> None:
+    """C11: what a dealer sealed and committed to may be none."""
+    body = ShareKeysBody((), bytes(32), bytes(32))
+    right = SelfMaskShare((shamir.PRIME - 1).to_bytes(33)), MaskKeyShare(bytes(33))
+    Masking().check_shares(PLAN, 0, 1, body, right)
+    wrong = MaskKeyShare(shamir.PRIME.to_bytes(33))
+    for shares in ((right[0], wrong), (wrong, right[1])):
+        with pytest.raises(MalformedMessage):
+            Masking().check_shares(PLAN, 0, 1, body, shares)
+
+
+def test_as_many_are_released_as_of_the_dealer_of_which_there_are_fewest() -> None:
+    """C36: t of them open; sums of shares count for nothing here."""
+    shares = {0: range(4), 1: range(3), 2: range(5)}
+    for members, fewest in (((0, 1, 2), 3), ((0, 2), 4), ((0, 1, 2, 3), 0)):
+        assert Masking().released(members, shares, range(9)) == fewest
 
 
 @pytest.mark.parametrize("value", [shamir.PRIME - 1, 1 << 256])

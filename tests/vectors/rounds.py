@@ -335,10 +335,10 @@ SAYS = {
     "C03": "not signed by the key",
     "C04": "not unique and in index order",
     "C05": "U[12] has . members and the plan needs",
-    "C06": "low order|KEM|advertise one key|advertises this key",
+    "C06": "low order|no canonical X25519|KEM|advertise one key|advertises this key",
     "C07": "U1 lacks this participant's own keys",
     "C08": "holders are not U1|leaves are not unique and in order",
-    "C09": "leaves (do|and)|another size than its scheme",
+    "C09": "leaves (do|and)|another size than its scheme|commitment has another size",
     "C10": "lacks this participant's own dealing",
     "C13": "another U1",
     "C14": "has not acknowledged every member",
@@ -350,7 +350,7 @@ SAYS = {
     "C21": "holders among those who are left",
     "C22": "U3 lacks this participant",
     "C23": "below the quorum|over another U3|outside U3",
-    "C25": "other dealers or kinds|not the one dealt to it",
+    "C25": "other dealers or kinds|not the one dealt to it|a sum of shares",
 }
 
 
@@ -446,6 +446,8 @@ def spoilt_directories(name: str) -> Spoilt:
         encode(KeyDirectory((*keys, replace(keys[3], sender=4)))),
     )
     yield "a point of low order", "C06", with_first(replace(first, mask_key=bytes(32)))
+    yield "a mask key a byte short", "C06", with_first(replace(first, mask_key=first.mask_key[:-1]))
+    yield "no mask key", "C06", with_first(replace(first, mask_key=b""))
     yield (
         "a key of another tenant",
         "C06",
@@ -476,6 +478,9 @@ def spoilt_deliveries(name: str) -> Spoilt:
     body = bodies[0].read(ShareKeysBody)
     narrow = resigned(name, bodies[0], replace(body, holders=body.holders[:-1]))
     yield "a dealer with other holders than U1", "C08", delivery(bodies=(narrow, *bodies[1:]))
+    short = replace(body, secret_commitment=body.secret_commitment[:-1])
+    bent = resigned(name, bodies[0], short)
+    yield "a commitment of another size", "C09", delivery(bodies=(bent, *bodies[1:]))
 
 
 def spoilt_views(name: str) -> Spoilt:
@@ -610,9 +615,9 @@ def spoilt_dealings(name: str) -> Iterator[tuple[str, Step, str, str, bytes]]:
     assert isinstance(dealing, ShareKeys)
     leaves = dealing.leaves
 
-    def redealt(*changed: Leaf) -> bytes:
+    def redealt(*changed: Leaf, **said: bytes) -> bytes:
         root = merkle.root([checks.leaf_digest(leaf.outline) for leaf in changed])
-        body = replace(dealing.body.read(ShareKeysBody), leaves_root=root)
+        body = replace(dealing.body.read(ShareKeysBody), leaves_root=root, **said)
         return encode(ShareKeys(resigned(name, dealing.body, body), changed))
 
     place = "share_keys", Step.SHARE_KEYS
@@ -623,6 +628,9 @@ def spoilt_dealings(name: str) -> Iterator[tuple[str, Step, str, str, bytes]]:
         encode(ShareKeys(dealing.body, (replace(leaves[0], sealed=leaves[2].sealed), *leaves[1:]))),
     )
     yield *place, "leaves in another order", "C09", redealt(*leaves[::-1])
+    for size in (0, 31, 33):
+        case = f"a commitment of {size} bytes"
+        yield *place, case, "C09", redealt(*leaves, secret_commitment=bytes(size))
     yield (
         *place,
         "a bundle of another size",
@@ -650,6 +658,9 @@ def spoilt_unmasks(name: str) -> Iterator[tuple[str, Step, str, str, bytes]]:
     ):
         data = encode(resigned(name, one, replace(body, answers=answers)))
         yield "unmask", Step.UNMASK, case, "C25", data
+    for case, answers in (("beside the answers", body.answers), ("and no answer", ())):
+        data = encode(resigned(name, one, replace(body, answers=answers, key_sum=bytes(33))))
+        yield "unmask", Step.UNMASK, f"a sum of shares {case}", "C25", data
 
 
 # ---------------------------------------------------------------------------- transcripts
@@ -776,6 +787,8 @@ def forged_messages(name: str, parts: list[bytes]) -> Iterator[tuple[str, str, i
     ):
         body = replace(answers, answers=(changed, *rest))
         yield case, "C25", place + 3, encode(resigned(name, signed_answer, body))
+    body = replace(answers, key_sum=first.share)
+    yield "an answer has a sum too", "C25", place + 3, encode(resigned(name, signed_answer, body))
     yield "an answer is not signed", "C03", place + 3, encode(flipped(signed_answer))
     boxes = parsed[-1]
     assert isinstance(boxes, PadBoxes)

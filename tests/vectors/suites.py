@@ -174,6 +174,9 @@ def key_cases(suite: str) -> Iterator[Case]:
     yield one("as advertised")
     yield one("low order in the mask key", mask_key=bytes(32).hex())
     yield one("one X25519 key in both places", mask_key=keys["channel_key"])
+    yield one("no mask key", mask_key="")
+    yield one("a mask key a byte short", mask_key=keys["mask_key"][:-2])
+    yield one("a mask key a zero byte longer", mask_key=keys["mask_key"] + "00")
     if suite == "x25519":
         other = advertised(SUITES[1])
         yield one("KEM keys of the other suite", channel_kem=other["channel_kem"])
