@@ -134,14 +134,18 @@ def _leaf(
     place = leaf_places(verified.plan)[number]
     total = sums.zero(place)
     for survivor in verified.survivors:
-        sums.add(total, _upload_leaf(verified, uploads, survivor, number), place)
+        sums.add(total, upload_leaf(verified, uploads, survivor, number), place)
     values, marks = opener.open(total, place)
     require_within(marks + count_beyond(verified.plan, len(verified.survivors), place, values))
     return SumLeaf(number, place, values)
 
 
-def _upload_leaf(verified: Verified, uploads: Uploads, survivor: str, number: int) -> bytes:
-    """C40: the leaf hangs under the root that its participant signed and U3 agreed on."""
+def upload_leaf(verified: Verified, uploads: Uploads, survivor: str, number: int) -> bytes:
+    """One leaf of a survivor's upload, which hangs under the root that it signed (C40).
+
+    Raises:
+        ProtocolError: it does not.
+    """
     data, path = uploads.leaf(survivor, number)
     places, root = leaf_places(verified.plan), verified.roots[survivor]
     digest = merkle.bulk_leaf_hash(data)

@@ -5,8 +5,8 @@ behind `last_width` of the last polynomial's first plane carry the weight, in ba
 are as narrow as values (`Parameters.weight_digit_bits`).
 
     coefficients   `digits` planes of N columns: exact, and as dense as it gets
-    slots          one plane of N/2 columns, encoded by SEAL: the sum is an ordinary CKKS ciphertext
-                   on which SEAL and TenSEAL go on computing; it takes three to four times the bytes
+    slots          one plane of N/2 columns, encoded as SEAL does it: the sum is an ordinary CKKS
+                   ciphertext on which SEAL and TenSEAL go on computing; about four times the bytes
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from secagg.ckks.ntt import Ring, ring
 from secagg.ckks.parameters import Parameters
 from secagg.ckks.residues import digits
+from secagg.ckks.slots import slot_encoder
 from secagg.encoding import Levels
 from secagg.errors import UsageError
 from secagg.plan import RoundPlan
@@ -133,24 +134,20 @@ class Slots:
     def __init__(self, plan: RoundPlan) -> None:
         self._layout = Layout(plan)
         parameters = self._layout.parameters
-        self._ring: Ring = ring(parameters.degree, parameters.primes)
-        self._moduli = np.array(parameters.primes, np.uint32)[:, None]
         self._scale = 2.0 ** parameters.scale_bits(plan.n)
-        self._seal = seal_context(parameters)
+        self._encoder = slot_encoder(parameters.degree, parameters.primes)
+        self._parameters = parameters
 
     def encode(self, levels: Levels, error: NDArray[Any], place: LeafPlace, out: Sum) -> None:
-        """See `Packing`."""
-        out[:] = np.mod(error[None, :].astype(np.int64), self._moduli.astype(np.int64))
-        self._ring.forward(out)
+        """See `Packing`: as SEAL's encoder, bit for bit, without SEAL."""
         (slots,) = self._layout.spread(levels, place, np.float64)
-        out += self._seal.encode_slots(slots, self._scale)  # below 2^31: two residues fit
-        np.subtract(out, self._moduli, out=out, where=out >= self._moduli)
+        self._encoder.encode(slots, self._scale, error, out)
 
     def decode(
         self, total: Sum, place: LeafPlace, most_noise: int
     ) -> tuple[NDArray[np.int64], int]:
         """See `Packing`; that errors are too large shows in the values, which are then anything."""
-        slots = np.rint(self._seal.decode_slots(total, self._scale))
+        slots = np.rint(seal_context(self._parameters).decode_slots(total, self._scale))
         wild = np.abs(slots) >= 2.0**62
         slots[wild] = 0
         values, stray = self._layout.gather(slots.astype(np.int64).reshape(1, -1), place)

@@ -281,14 +281,22 @@ class Ckks:
         return len(sums)
 
     def opener(self, plan: RoundPlan, opening: Opening) -> SumDecryptor:
-        """S from the sums of shares (C45)."""
-        degree, survivors = parameters_of(plan).degree, len(opening.survivors)
-        sums = {
-            holder: sharing.parse_elements(data, degree) for holder, data in opening.sums.items()
-        }
-        opened = sharing.open_sums(sums, plan.share_threshold, TAIL * survivors)
-        if not isinstance(opened, sharing.Opened):
-            raise FaultyParticipantOrCoordinator(
-                f"{len(sums)} sums of shares do not open: {opened}", step=_UNMASK
-            )
-        return SumDecryptor(plan, opened.secret, survivors, opened.wrong)
+        """Decrypts with S (C45)."""
+        key = sum_of_keys(plan, opening)
+        return SumDecryptor(plan, key.secret, len(opening.survivors), key.wrong)
+
+
+def sum_of_keys(plan: RoundPlan, opening: Opening) -> sharing.Opened:
+    """S from the sums of shares, and whose were left out.
+
+    Raises:
+        FaultyParticipantOrCoordinator: they are not on one polynomial, or S is no sum of keys.
+    """
+    degree = parameters_of(plan).degree
+    sums = {holder: sharing.parse_elements(data, degree) for holder, data in opening.sums.items()}
+    opened = sharing.open_sums(sums, plan.share_threshold, TAIL * len(opening.survivors))
+    if not isinstance(opened, sharing.Opened):
+        raise FaultyParticipantOrCoordinator(
+            f"{len(sums)} sums of shares do not open: {opened}", step=_UNMASK
+        )
+    return opened
