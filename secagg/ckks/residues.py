@@ -160,7 +160,7 @@ class Digits:
         """
         e, at = noise.astype(np.int32, copy=False), self._encoding
         values = np.ascontiguousarray(values)
-        if self.digits * _largest(values) + _largest(e) < 1 << 31:
+        if self.digits * int(_span(values)) + int(_span(e[None])) <= 1 << 31:
             _encode(values, e, at.moduli, at.inverses, at.weights, out)
         else:
             _encode_any(values, e, at.moduli, at.inverses, at.wide_weights, at.constants, out)
@@ -230,10 +230,6 @@ def digits(primes: tuple[int, ...], digit_bits: int, count: int, margin_bits: in
     return Digits(
         primes, digit_bits, count, margin_bits, _encoding(primes, shifts), _decoding(primes, bias)
     )
-
-
-def _largest(values: _I32) -> int:
-    return max(int(values.max()), -int(values.min()))
 
 
 def _encoding(primes: tuple[int, ...], shifts: list[int]) -> _Encoding:
@@ -398,6 +394,20 @@ def _subtract(total: Residues, one: Residues, moduli: Residues) -> None:
         for i in range(len(x)):
             both = np.uint32(x[i] + (q - y[i]))
             x[i] = np.uint32(both - q) if both >= q else both
+
+
+@kernel
+def _span(values: _I32) -> int:
+    """A power of two that no |value| exceeds."""
+    found = np.int32(0)
+    for k in range(len(values)):
+        row = values[k]
+        for c in range(len(row)):
+            found |= row[c] ^ (row[c] >> np.int32(31))
+    span = 1
+    while span <= found:
+        span *= 2
+    return span
 
 
 @kernel
