@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -128,3 +132,48 @@ def test_a_ring_and_a_factor_print_no_residues() -> None:
     here = ring(8, primes_for(8, [20]))
     assert "<U4" not in repr(here.factor(here.new()))
     assert "array" not in repr(here.factor(here.new()))
+
+
+WITHOUT_COMPILER = """
+import hashlib, sys
+import numpy as np
+from secagg.ckks.ntt import ring
+from secagg.ckks.public import PublicPolynomials
+from secagg.ckks.residues import digits, wire
+
+primes, sizes = tuple(map(int, sys.argv[1].split())), (30, 30, 29)
+digest = hashlib.sha256()
+for degree in (8, 16, 32, 128):
+    here, packed = ring(degree, primes), wire(degree, primes, sizes)
+    public, total = here.new(), np.zeros((3, degree), np.uint32)
+    PublicPolynomials(b"context", degree, primes).expand(1, public)
+    for low, high in ((-1000, 1000), (-(2**31), 2**31)):
+        source = np.random.default_rng(degree)
+        levels = source.integers(low, high, (2, degree)).astype(np.int32)
+        coefficients = here.new()
+        digits(primes, 34, 2, 17).encode(levels, np.full(degree, -51, np.int8), coefficients)
+        here.forward(coefficients)
+        here.multiply_add(coefficients, public, here.negative_factor(coefficients))
+        packed.add(total, packed.pack(coefficients))
+    packed.subtract(total, packed.pack(public))
+    here.inverse(total)
+    decoded = digits(primes, 34, 2, 17).decode(total)
+    for array in (public, total, decoded.values, decoded.noise):
+        digest.update(array.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_loops_are_ordinary_python_too_and_overflow_nowhere() -> None:
+    primes = " ".join(map(str, primes_for(128, [30, 30, 29])))
+    digests = {
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", WITHOUT_COMPILER, primes],
+            env={**os.environ, "NUMBA_DISABLE_JIT": disabled},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for disabled in "01"
+    }
+    assert len(digests) == 1

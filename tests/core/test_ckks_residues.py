@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
 import numpy as np
@@ -103,6 +104,21 @@ def test_a_refused_leaf_leaves_nothing_behind_for_the_next_one() -> None:
     total = np.zeros_like(good)
     here.add(total, here.pack(good))
     assert np.array_equal(total, good)
+
+
+def test_threads_may_share_a_wire() -> None:
+    here = wire_of((30, 29))
+    parts = [random_residues(here, seed) for seed in range(16)]
+    totals = np.zeros((16, 2, DEGREE), np.uint32)
+
+    def twice(total: Residues, part: Residues) -> None:
+        here.add(total, here.pack(part))
+        here.add(total, here.pack(part))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(twice, totals, parts))
+    moduli = np.array(here.primes, np.uint32)[:, None]
+    assert np.array_equal(totals, np.array(parts) * 2 % moduli)
 
 
 @pytest.mark.parametrize(("degree", "sizes"), [(12, (30,)), (8, (31,)), (8, (7,)), (0, (30,))])
