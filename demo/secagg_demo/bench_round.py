@@ -11,7 +11,6 @@ for all of them.
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from secagg.errors import Step
-from secagg.identity import Identity, Member, Roster
+from secagg.identity import Roster
 from secagg.plan import RoundPlan
 from secagg_demo.bench_parties import CoordinatorSide, Event, peak_rss_mb
 from secagg_demo.bench_seats import Crowd, Forked, Here, Place, Seat
@@ -31,7 +30,6 @@ from secagg_demo.bench_workload import Workload, sum_digest
 PROCESSES = 64
 SAMPLE = 8
 
-_WARM_UP = Workload(tenants=3, length=1000, dropout=0.0, value_bits=16, seed=0)
 _BEFORE_THE_UPLOAD = (Step.ADVERTISE_KEYS, Step.SHARE_KEYS, Step.ACKNOWLEDGE)
 
 Progress = Callable[[str], None]
@@ -96,7 +94,7 @@ class Measured:
 
 def measure_round(workload: Workload, progress: Progress) -> Measured:
     """Run one round in processes. Expects a workload that has been checked."""
-    coordinator = Forked(_Host(workload, progress), _warm_up)
+    coordinator = Forked(_Host(workload, progress), _warm_up(workload))
     measured: Measured = coordinator.ask("run")
     coordinator.end()
     return measured
@@ -104,7 +102,7 @@ def measure_round(workload: Workload, progress: Progress) -> Measured:
 
 def run_here(workload: Workload, progress: Progress, look: Look | None = None) -> Measured:
     """Run one round in this process, with tenants that keep little. `look` sees each step begin."""
-    count_shamir()
+    count_shamir(workload.scheme)
     return _run(workload, _all_here(LeanTenant), progress, look)
 
 
@@ -129,9 +127,15 @@ class _Host:
         return _run(self.workload, _in_processes, self.progress)
 
 
-def _warm_up() -> None:
-    count_shamir()
-    _run(_WARM_UP, _all_here(Tenant), lambda what: None)
+def _warm_up(workload: Workload) -> Callable[[], None]:
+    """A round of a workload of the same kind, of which nothing is kept."""
+    small = workload.warm_up()
+
+    def run() -> None:
+        count_shamir(small.scheme)
+        _run(small, _all_here(Tenant), lambda what: None)
+
+    return run
 
 
 def _all_here(kind: type[Tenant]) -> Seating:
@@ -143,10 +147,11 @@ def _all_here(kind: type[Tenant]) -> Seating:
 def _in_processes(workload: Workload, make: MakeTenant) -> dict[int, Seat]:
     everybody = range(workload.tenants)
     apart = everybody if workload.tenants <= PROCESSES else measured_tenants(workload)
-    seats: dict[int, Seat] = {index: Forked(make(Tenant, index), _warm_up) for index in apart}
+    warm_up = _warm_up(workload)
+    seats: dict[int, Seat] = {index: Forked(make(Tenant, index), warm_up) for index in apart}
     if others := [index for index in everybody if index not in seats]:
         crowd = Crowd({index: make(CrowdTenant, index) for index in others})
-        process = Forked(crowd, _warm_up)
+        process = Forked(crowd, warm_up)
         seats |= {index: Place(process, index) for index in others}
     return seats
 
@@ -155,9 +160,8 @@ def _run(
     workload: Workload, seating: Seating, progress: Progress, look: Look | None = None
 ) -> Measured:
     progress(f"starting {workload.tenants} tenants")
-    names = [f"tenant-{index:05d}" for index in range(workload.tenants)]
-    identities = [Identity.generate(name, os.urandom) for name in names]
-    roster = Roster.create(tuple(map(Member.create, identities)))
+    identities = tuple(workload.identities())
+    names, roster = [one.tenant for one in identities], workload.roster(identities)
     seats = seating(workload, lambda kind, index: kind(workload, index, identities[index], roster))
     alive = tuple(names[index] for index in workload.survivors)
     guests = {name: _Guest(name, index, seats[index]) for index, name in enumerate(names)}

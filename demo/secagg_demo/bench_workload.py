@@ -8,7 +8,7 @@ Tenant i of n contributes d levels of B bits, drawn by
 as real numbers: each level times 2**(1 - B), which float32 holds exactly (above 25 bits: float64).
 The quantiser's grid is that very grid (clip = m * 2**(1 - B), just below 1) and every weight is 1
 of 1, so stochastic rounding, which no seed may decide, finds nothing to round: the sum is known.
-The last floor(n * dropout) tenants are silent once the masks are agreed. The sum that opens is the
+The last floor(n * dropout) tenants are silent once U2 is agreed. The sum that opens is the
 sum of the others' levels; its name is SHA-256 over it as little-endian int64.
 
 A numpy generator makes test data here and nothing else: keys, masks and rounding come from the
@@ -21,18 +21,18 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.ckks.parameters import Packing, Parameters, Security
 from secagg.encoding import Quantiser, Values
-from secagg.errors import ConfigError, Step
+from secagg.errors import ConfigError
 from secagg.identity import Identity, Member, Roster
 from secagg.layout import Layout
-from secagg.plan import RoundPlan, Suite
-from secagg.plan_cli import dropouts
+from secagg.plan import RoundPlan, Scheme, Suite
 
 _SEED_STRIDE = 1_000_003
 _BLOCK = 1 << 20
@@ -55,6 +55,13 @@ class Workload:
     """None: the plan's default."""
     colluders: int | None = None
     """None: the plan's default."""
+    scheme: Scheme = "masking"
+    packing: Packing = "coefficients"
+    security: Security = "quantum"
+    committee: int = 0
+    """How many tenants, the first ones, the roster lists as a committee."""
+    parameters: Parameters | None = None
+    """Of scheme `ckks`; None: the plan's default."""
 
     @property
     def quantiser(self) -> Quantiser:
@@ -79,15 +86,23 @@ class Workload:
         Raises:
             ConfigError: no such round is possible, or it could not open after the dropouts.
         """
-        names = (f"tenant-{index:05d}" for index in range(self.tenants))
-        nobody = (Identity.generate(name, os.urandom) for name in names)
-        plan = self.plan(Roster.create(tuple(map(Member.create, nobody))))
-        most = dropouts(plan)[Step.MASKED_INPUT]
+        plan = self.plan(self.roster(tuple(self.identities())))
+        most = plan.n - max(plan.least, plan.share_threshold)
         if not 0 <= self.silent <= most:
             raise ConfigError(
                 f"a dropout of {self.dropout} silences {self.silent} of {self.tenants} tenants; "
                 f"such a cohort opens after 0 to {most} silent ones"
             )
+
+    def identities(self) -> Iterator[Identity]:
+        """Fresh ones for all tenants."""
+        for index in range(self.tenants):
+            yield Identity.generate(f"tenant-{index:05d}", os.urandom)
+
+    def roster(self, identities: tuple[Identity, ...]) -> Roster:
+        """All of them, and the committee."""
+        committee = tuple(one.tenant for one in identities[: self.committee])
+        return Roster.create(tuple(map(Member.create, identities)), committee)
 
     def plan(self, roster: Roster) -> RoundPlan:
         """The default plan for this cohort but for what is chosen, with the inputs' grid."""
@@ -96,14 +111,37 @@ class Workload:
             "neighbours": self.neighbours,
             "max_colluders": self.colluders,
         }
-        return RoundPlan.create(
+        plan = RoundPlan.create(
             roster,
             round_number=1,
             layout=Layout.flat(self.length),
             quantiser=self.quantiser,
             model_digest=bytes(32),
             dropout=max(_PLANNED_DROPOUT, self.dropout),
+            scheme=self.scheme,
+            packing=self.packing,
+            security=self.security,
             **{name: value for name, value in chosen.items() if value is not None},
+        )
+        return plan if self.parameters is None else replace(plan, ckks=self.parameters)
+
+    def warm_up(self) -> Workload:
+        """A small round that needs everything that this one needs.
+
+        In scheme `ckks` it has the same ring and a whole polynomial besides the last one: kernels
+        are compiled and tables made, as in a node that is not in its first round.
+        """
+        small = Workload(tenants=3, length=1000, dropout=0.0, value_bits=16, seed=0)
+        if self.scheme != "ckks":
+            return small
+        plan = self.plan(self.roster(tuple(self.identities())))
+        assert plan.ckks is not None  # noqa: S101  a plan of this scheme has them
+        return replace(
+            small,
+            length=1000 + plan.ckks.leaf_values(3, plan.ring_bits),
+            value_bits=self.value_bits,
+            scheme=self.scheme,
+            parameters=plan.ckks,
         )
 
     def values(self, index: int) -> Values:

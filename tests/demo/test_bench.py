@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from secagg.costs import units_from_json
 from secagg.errors import ConfigError, Step
+from secagg.scheme import leaf_places
 from secagg_demo import bench_round
 from secagg_demo.bench_seats import Forked
 from secagg_demo.bench_workload import Workload
@@ -42,6 +44,18 @@ KEYS = {
     "threads",
     "version",
 }
+CKKS_KEYS = KEYS | {
+    "bits_per_value",
+    "bits_per_value_all_steps",
+    "holder_cpu_s",
+    "scheme",
+    "packing",
+    "security",
+    "degree",
+    "modulus_bits",
+    "digits",
+    "committee",
+}
 STEPS = [
     "advertise_keys",
     "share_keys",
@@ -67,10 +81,9 @@ def documented_sum_sha256(tenants: int, length: int, silent: int, bits: int, see
     return hashlib.sha256(total.astype("<i8").tobytes()).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def figures() -> dict:
+def measured(scheme: str) -> dict:
     run = bench(
-        "masking", "--tenants", 4, "--length", 1000, "--dropout", 0.25, "--seed", 7,
+        scheme, "--tenants", 4, "--length", 1000, "--dropout", 0.25, "--seed", 7,
         "--format", "json",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -78,9 +91,26 @@ def figures() -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_the_last_line_is_one_object_with_the_documented_keys(figures):
-    assert figures.keys() == KEYS
-    assert list(figures["wire_bytes"]) == STEPS
+@pytest.fixture(scope="module")
+def masking_figures() -> dict:
+    return measured("masking")
+
+
+@pytest.fixture(scope="module")
+def ckks_figures() -> dict:
+    return measured("ckks")
+
+
+@pytest.fixture(params=["masking", "ckks"])
+def figures(request) -> dict:
+    return request.getfixturevalue(f"{request.param}_figures")
+
+
+def test_the_last_line_is_one_object_with_the_documented_keys(masking_figures, ckks_figures):
+    assert masking_figures.keys() == KEYS
+    assert ckks_figures.keys() == CKKS_KEYS
+    for figures in (masking_figures, ckks_figures):
+        assert list(figures["wire_bytes"]) == STEPS
 
 
 def test_anybody_can_recompute_the_opened_sum(figures):
@@ -99,9 +129,9 @@ def test_costs_are_positive_and_add_up(figures):
     assert figures["keystream_fraction"] == pytest.approx(fraction)
 
 
-def test_wire_bytes_are_those_of_the_messages(figures):
-    wire = figures["wire_bytes"]
-    assert figures["upload_bytes_per_value"] == wire["masked_input"]["up"] / 1000
+def test_wire_bytes_are_those_of_the_messages(masking_figures):
+    wire = masking_figures["wire_bytes"]
+    assert masking_figures["upload_bytes_per_value"] == wire["masked_input"]["up"] / 1000
     # 22 bits a value at n = 4, and one weight of 8 bits; what is beyond is headers and framing.
     packed = (1000 * 22 + 7) // 8 + 1
     assert packed < wire["masked_input"]["up"] < packed + 800
@@ -109,6 +139,19 @@ def test_wire_bytes_are_those_of_the_messages(figures):
     assert all(0 < wire[step]["up"] < 10_000 for step in small)
     assert all(0 < wire[step]["down"] < 20_000 for step in STEPS[:-1])
     assert wire["unmask"]["down"] == 0
+
+
+def test_wire_bits_of_ciphertexts_are_those_of_packed_residues(ckks_figures):
+    wire, degree = ckks_figures["wire_bytes"], ckks_figures["degree"]
+    polynomials = -(-1001 // (degree * ckks_figures["digits"]))
+    packed = polynomials * degree * sum(ckks_figures["modulus_bits"]) // 8
+    sent = wire["masked_input"]["up"]
+    assert packed < sent < packed + 800
+    assert ckks_figures["bits_per_value"] == 8 * sent / 1000
+    everything = sum(step["up"] for step in wire.values())
+    assert ckks_figures["bits_per_value_all_steps"] == 8 * everything / 1000
+    shares = 3 * 31 * (degree + 4) // 8  # three others' shares of one key
+    assert shares < wire["share_keys"]["up"] < shares + 6000
 
 
 def test_every_step_has_its_share_of_each_roles_costs(figures):
@@ -122,10 +165,15 @@ def test_every_step_has_its_share_of_each_roles_costs(figures):
     assert 0 < figures["shamir_s"] < figures["tenant_cpu_s"] + figures["coordinator_cpu_s"]
 
 
-def test_the_plan_is_reported(figures):
+def test_the_plan_is_reported(figures, ckks_figures):
     assert figures["suite"] == "x25519-mlkem768"
     assert (figures["neighbours"], figures["colluders"], figures["share_threshold"]) == (4, 1, 3)
     assert figures["measured_tenants"] == [0, 1, 2]
+    assert ckks_figures["scheme"] == "ckks"
+    assert ckks_figures["packing"] == "coefficients"
+    assert ckks_figures["security"] == "quantum"
+    assert ckks_figures["committee"] == 4
+    assert ckks_figures["holder_cpu_s"] == ckks_figures["tenant_cpu_s"]
 
 
 def test_more_silent_tenants_than_a_round_survives_are_refused_in_one_sentence():
@@ -187,6 +235,42 @@ def test_the_suite_and_the_graph_are_chosen():
     assert (measured.plan.suite, measured.plan.share_count) == ("x25519", 45)
     assert measured.coordinator_shamir_s > 0
     assert all(tenant.shamir_s > 0 for tenant in measured.tenants)
+
+
+def test_a_round_of_slots_under_a_committee_is_measured_too():
+    workload = Workload(
+        66, 50, 0.1, 16, 0, scheme="ckks", packing="slots", security="classical", committee=7
+    )
+    workload.check()
+    measured = bench_round.run_here(workload, nothing)
+    assert measured.exact
+    assert measured.plan.same_holders == tuple(range(7))
+    parameters = measured.plan.ckks
+    assert (parameters.packing, parameters.security) == ("slots", "classical")
+    assert measured.coordinator_shamir_s > 0
+    assert all(tenant.shamir_s > 0 for tenant in measured.tenants)
+
+
+def test_more_silent_tenants_than_a_committee_can_stand_are_refused():
+    committee = Workload(66, 50, 0.4, 16, 0, scheme="ckks", committee=20)
+    with pytest.raises(ConfigError, match="opens after 0 to"):
+        committee.check()
+
+
+def test_what_warms_up_has_the_ring_of_what_is_measured():
+    workload = Workload(10, 100_000, 0.0, 16, 0, scheme="ckks")
+    small = workload.warm_up()
+    plans = [one.plan(one.roster(tuple(one.identities()))) for one in (workload, small)]
+    assert plans[0].ckks == plans[1].ckks
+    assert len(leaf_places(plans[1])) == 2
+
+
+def test_unit_costs_are_printed_for_the_planner():
+    run = bench("units")
+    assert run.returncode == 0, run.stderr
+    units = units_from_json(json.loads(run.stdout))
+    assert 0 < units.mask_byte < 1e-7
+    assert 0 < units.encrypted_residue < 1e-6
 
 
 def test_tenants_beyond_the_sample_are_as_real(monkeypatch):
