@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from secagg import checks, merkle, suite
 from secagg.checks import OPENING_BYTES, Agreement, Setting, View
@@ -300,7 +301,11 @@ class _Holder:
     def __init__(self, me: Self, secrets: RoundSecrets, keys: Mapping[int, AdvertiseKeys]) -> None:
         self._me, self._keys = me, keys
         self._channel = suite.private_keys(me.setting.plan.suite, secrets.channel)
-        self._mask = suite.private_keys(me.setting.plan.suite, secrets.mask)
+        self._mask_seed = secrets.mask
+
+    @cached_property
+    def _mask(self) -> suite.PrivateKeys:
+        return suite.private_keys(self._me.setting.plan.suite, self._mask_seed)
 
     def open(
         self, dealer: int, body: ShareKeysBody, delivered: DeliveredLeaf | None

@@ -72,8 +72,8 @@ class _Room:
 
     def factor(self, secret: NDArray[np.int32], negative: bool) -> Factor:
         """A secret polynomial, prepared for products in NTT form."""
-        moduli = np.array(self.ring.primes, np.int64)[:, None]
-        residues = np.mod(secret[None, :].astype(np.int64), moduli).astype(np.uint32)
+        moduli = np.array(self.ring.primes, np.int32)[:, None]
+        residues = (secret + (secret < 0) * moduli).astype(np.uint32)  # keys are far below primes
         self.ring.forward(residues)
         return (self.ring.negative_factor if negative else self.ring.factor)(residues)
 
