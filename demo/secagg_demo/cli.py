@@ -2,6 +2,7 @@
 
 secagg demo
 secagg demo --tenants 4 --rounds 2 --kill 1 --out build/demo --format json
+secagg demo --scheme ckks              # one-time CKKS keys in place of masks
 secagg demo --tenants 5 --kill 2       # misses the quorum: a visible abort, nothing opened
 
 Each tenant's private text is the source of one installed package. In round 2 the last K tenants
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of data and training, never of keys (0)"
     )
-    parser.add_argument("--scheme", choices=("masking",), default="masking")
+    parser.add_argument("--scheme", choices=("masking", "ckks"), default="masking")
     parser.add_argument(
         "--out", type=Path, default=Path("build/demo"), metavar="DIR", help="(build/demo)"
     )

@@ -55,7 +55,7 @@ class Demonstration:
             ConfigError: a package or a folder is missing.
         """
         site = Site.prepare(self.settings.out)
-        write_readme(site.evidence)
+        write_readme(site.evidence, self.settings.scheme)
         with self.part("keys and text"):
             assigned, summaries, digest = self._prepare(site)
         names = tuple(text.tenant for text in assigned)
@@ -136,7 +136,9 @@ class Demonstration:
             rates = await choosing
         shown = ", ".join(f"{arm} {rate:g}" for arm, rate in rates.chosen.items())
         self.narrator.say(f"learning rates: {shown}")
-        await running.start_owner(nodes.lora_owner(port, self.recipe, rates.chosen["federated"]))
+        await running.start_owner(
+            nodes.lora_owner(port, self.recipe, rates.chosen["federated"], self.settings.scheme)
+        )
         return rates
 
     def _tenants(
@@ -226,6 +228,7 @@ class Demonstration:
             "kill": self.settings.kill,
             "seed": self.settings.seed,
             "scheme": self.settings.scheme,
+            **self._scheme_parameters(rounds),
             "suite": next((entry.evidence.suite for entry in rounds), None),
             "pilot_steps": self.pilot_steps,
             "lease_seconds": nodes.LEASE["seconds"],
@@ -233,6 +236,11 @@ class Demonstration:
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
         }
+
+    @staticmethod
+    def _scheme_parameters(rounds: Sequence[RoundResult]) -> Mapping[str, Any]:
+        found = next((e.evidence.parameters for e in rounds if e.evidence.parameters), None)
+        return {} if found is None else {"ckks": dict(found)}
 
     def _timeline(self, names: tuple[str, ...]) -> Timeline:
         lanes = (COORDINATOR, *names, *(f"arms-{number}" for number in range(1, POOL_SIZE + 1)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import SecaggError
-from secagg_demo.uniformity import Uniformity, against_uniform, levels_as_words, unpack_words
+from secagg.plan import Scheme
+from secagg_demo.uniformity import (
+    Form,
+    Plane,
+    Residues,
+    RingWords,
+    Uniformity,
+    levels_as_plane,
+    planes_against_uniform,
+    planes_of,
+    upload_bytes,
+)
 
-README = """\
+_HEAD = """\
 Evidence of one demonstration: recompute it without secagg's code
 ==================================================================
 
@@ -47,7 +58,9 @@ round-R/opened_sum.npy       int64: what the coordinator opened
 
    A round that was aborted has no opened_sum.npy. A level times clip / (2^(value_bits - 1) - 1),
    both from plan.json ("quantiser"), is the real number that it stands for, already weighted.
+"""
 
+_MASKED = """
 2. The upload says nothing. plan.json lists "vectors": the delta with its length d and ring width w
    (ring_bits), then the weight, one value of its own width. An upload holds the delta's d values
    back to back, w bits each, the lowest bit first, filling each byte from its lowest bit; after the
@@ -67,9 +80,43 @@ round-R/opened_sum.npy       int64: what the coordinator opened
 
    The same on (encoded % 2^w) gives a chi-square in the millions: that is what hides in the upload.
    An honest p is itself uniform between 0 and 1, so one in a hundred is below 0.01.
-
-3. Bytes. The size of an upload divided by d is "upload_bytes_per_value".
 """
+
+_CKKS = """
+2. The upload says nothing. It is a row of polynomials, each a CKKS ciphertext under a key that its
+   tenant drew for this round alone. plan.json ("ckks") has the degree N, the primes, and at how
+   many bits the residues of each prime are packed. A polynomial is one plane of N residues for each
+   prime, plane after plane, the lowest bit of a residue first; each byte is filled from its lowest
+   bit.
+
+    plan = json.load(open("round-1/plan.json"))
+    ckks, at, counts = plan["ckks"], 0, 0
+    data = np.fromfile("round-1/upload/TENANT.bin", np.uint8).reshape(ckks["polynomials"], -1)
+    for q, b in zip(ckks["primes"], ckks["modulus_bits"]):
+        size = ckks["degree"] * b // 8
+        bits = np.unpackbits(data[:, at : at + size], axis=1, bitorder="little").reshape(-1, b)
+        residues = bits.astype(np.uint64) @ (np.uint64(1) << np.arange(b, dtype=np.uint64))
+        counts = counts + np.bincount((residues * 256 // q).astype(int), minlength=256)
+        at += size
+
+   Every residue is below its prime, and uniform:
+
+    mean = counts.sum() / 256
+    chi_square = ((counts - mean) ** 2 / mean).sum()              # about 255, give or take 23
+    scipy.stats.chisquare(counts).pvalue                           # "uniformity_p" in report.json
+
+   The same on (encoded % primes[0]) gives a chi-square in the millions. An honest p is itself
+   uniform between 0 and 1, so one in a hundred is below 0.01. What a histogram cannot show: that
+   nothing but the sum of the survivors' keys opens these ciphertexts. That rests on RLWE, and on
+   tenants that release sums of shares alone; docs/ckks.md has the argument.
+"""
+
+_BYTES = """
+3. Bytes. The size of an upload divided by the delta's length is "upload_bytes_per_value".
+"""
+
+README = _HEAD + _MASKED + _BYTES
+README_CKKS = _HEAD + _CKKS + _BYTES
 
 
 class BadEvidence(SecaggError):
@@ -87,17 +134,28 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class RoundEvidence:
-    """One round's folder, checked. `exact_sum` is None where nothing was opened."""
+    """One round's folder, checked. `exact_sum` is None where nothing was opened.
+
+    `parameters` are those of scheme `ckks`, as plan.json has them.
+    """
 
     round_number: int
     scheme: str
     suite: str
     length: int
     ring_bits: int
+    form: Form
+    parameters: Mapping[str, Any]
     cohort: tuple[str, ...]
     exact_sum: bool | None
     upload_bytes_per_value: float | None
     held: tuple[Held, ...]
+
+    @property
+    def bits_per_value(self) -> float | None:
+        """Bits on the wire for each value of the delta."""
+        size = self.upload_bytes_per_value
+        return None if size is None else 8 * size
 
 
 def round_folder(evidence: Path, round_number: int) -> Path:
@@ -105,10 +163,11 @@ def round_folder(evidence: Path, round_number: int) -> Path:
     return evidence / f"round-{round_number}"
 
 
-def write_readme(evidence: Path) -> None:
+def write_readme(evidence: Path, scheme: Scheme = "masking") -> None:
     """Say beside the files how to use them."""
     evidence.mkdir(parents=True, exist_ok=True)
-    (evidence / "README.txt").write_text(README, encoding="utf-8")
+    text = README_CKKS if scheme == "ckks" else README
+    (evidence / "README.txt").write_text(text, encoding="utf-8")
 
 
 def collect_encoded(evidence: Path, round_number: int, tenant: str, written: Path) -> None:
@@ -129,7 +188,8 @@ def examine(evidence: Path, round_number: int, survivors: Sequence[str]) -> Roun
     folder = round_folder(evidence, round_number)
     plan = _read_plan(folder / "plan.json")
     length, bits = int(plan["vectors"][0]["length"]), int(plan["vectors"][0]["ring_bits"])
-    held = tuple(_held(folder, tenant, length, bits) for tenant in survivors)
+    form = _form(plan)
+    held = tuple(_held(folder, tenant, form) for tenant in survivors)
     sizes = {(folder / "upload" / f"{tenant}.bin").stat().st_size for tenant in survivors}
     if len(sizes) > 1:
         raise BadEvidence(f"{folder}: uploads of one plan have different sizes {sorted(sizes)}")
@@ -139,6 +199,8 @@ def examine(evidence: Path, round_number: int, survivors: Sequence[str]) -> Roun
         suite=str(plan["suite"]),
         length=length,
         ring_bits=bits,
+        form=form,
+        parameters=plan.get("ckks") or {},
         cohort=tuple(plan["cohort"]),
         exact_sum=_exact(folder, survivors),
         upload_bytes_per_value=sizes.pop() / length if sizes else None,
@@ -146,13 +208,13 @@ def examine(evidence: Path, round_number: int, survivors: Sequence[str]) -> Roun
     )
 
 
-def load_words(folder: Path, tenant: str, length: int, bits: int) -> NDArray[np.uint64]:
-    """The ring words of one tenant's upload."""
+def load_planes(folder: Path, tenant: str, form: Form) -> tuple[Plane, ...]:
+    """What one tenant's upload holds: one plane of ring words, or one of residues a prime."""
     path = folder / "upload" / f"{tenant}.bin"
-    data = path.read_bytes() if path.is_file() else b""
-    if len(data) < (length * bits + 7) // 8:
-        raise BadEvidence(f"{path} holds {len(data)} bytes, too few for {length} of {bits} bits")
-    return unpack_words(data, bits, length)
+    data, least = path.read_bytes() if path.is_file() else b"", upload_bytes(form)
+    if len(data) < least or (isinstance(form, Residues) and len(data) != least):
+        raise BadEvidence(f"{path} holds {len(data)} bytes, and its plan's uploads {least} or more")
+    return planes_of(data, form)
 
 
 def load_levels(folder: Path, tenant: str) -> NDArray[np.int64]:
@@ -160,11 +222,23 @@ def load_levels(folder: Path, tenant: str) -> NDArray[np.int64]:
     return _load(folder / "encoded" / f"{tenant}.npy")
 
 
-def _held(folder: Path, tenant: str, length: int, bits: int) -> Held:
+def _form(plan: Mapping[str, Any]) -> Form:
+    """How uploads of this plan are laid out."""
+    if plan["scheme"] == "masking":
+        vector = plan["vectors"][0]
+        return RingWords(int(vector["length"]), int(vector["ring_bits"]))
+    ckks = plan["ckks"]
+    return Residues(
+        int(ckks["degree"]), tuple(ckks["primes"]), tuple(ckks["modulus_bits"]),
+        int(ckks["polynomials"]),
+    )  # fmt: skip
+
+
+def _held(folder: Path, tenant: str, form: Form) -> Held:
     return Held(
         tenant,
-        against_uniform(load_words(folder, tenant, length, bits), bits),
-        against_uniform(levels_as_words(load_levels(folder, tenant), bits), bits),
+        planes_against_uniform(load_planes(folder, tenant, form)),
+        planes_against_uniform([levels_as_plane(load_levels(folder, tenant), form)]),
     )
 
 

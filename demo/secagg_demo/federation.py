@@ -2,8 +2,9 @@
 
 The driver starts the public commands, reads their logs, and interferes once: in the round that is
 chosen for it, it sends SIGKILL to some tenants in the middle of their uploads. Their shares are
-dealt and their masks are in the others' uploads by then, so the survivors' answers must rebuild
-their mask seeds. When that round is over they are started again, with the same folders.
+dealt by then. Under scheme `masking` their masks are in the others' uploads, so the survivors'
+answers must rebuild their mask seeds; under `ckks` the sums of shares must leave them out. When
+that round is over they are started again, with the same folders.
 
 What happened is read off the coordinator's log and the evidence; nothing is assumed.
 """
@@ -227,8 +228,8 @@ class Federation:
         self.narrator.say(
             f"[green]round {number} opened[/green] over {len(result.survivors)} of "
             f"{len(result.evidence.cohort)} tenants; the sum {exact} the sum of what they encoded",
-            f"{result.evidence.length:,} values, {result.evidence.upload_bytes_per_value:.3f} "
-            f"bytes up for each; without: "
+            f"{result.evidence.scheme}: {result.evidence.length:,} values, "
+            f"{result.evidence.bits_per_value:.2f} bits up for each; without: "
             f"{', '.join(e.tenant for e in result.excluded) or 'nobody'}",
         )
 

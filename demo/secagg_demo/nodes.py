@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from secagg.plan import Scheme
 from secagg_demo.site import Site
 
 if TYPE_CHECKING:
@@ -59,18 +60,20 @@ def tenants(
     }
 
 
-def vector_owner(port: int, rounds: int, length: int) -> dict[str, Any]:
+def vector_owner(port: int, rounds: int, length: int, scheme: Scheme = "masking") -> dict[str, Any]:
     """An owner of no model: tenants submit vectors of their own."""
     return {
         "coordinator": f"127.0.0.1:{port}",
         "keys": "keys",
         "data": "data",
         "model": {"kind": "vector", "length": length},
-        "round": {"rounds": rounds},
+        "round": {"rounds": rounds, "scheme": scheme},
     }
 
 
-def lora_owner(port: int, recipe: Recipe, rate: float) -> dict[str, Any]:
+def lora_owner(
+    port: int, recipe: Recipe, rate: float, scheme: Scheme = "masking"
+) -> dict[str, Any]:
     """The owner of the adapter; weights are 1, since every tenant trains on as many windows."""
     return {
         "coordinator": f"127.0.0.1:{port}",
@@ -98,6 +101,7 @@ def lora_owner(port: int, recipe: Recipe, rate: float) -> dict[str, Any]:
         "round": {
             "rounds": recipe.rounds,
             "max_weight": 1,
+            "scheme": scheme,
             "server_rate": recipe.server_rate,
         },
         "text": {"windows": 16},

@@ -13,9 +13,31 @@ from typing import Any
 
 from secagg_demo import plots
 from secagg_demo.comparison import Comparison
-from secagg_demo.evidence import load_levels, load_words, round_folder
+from secagg_demo.evidence import RoundEvidence, load_levels, load_planes, round_folder
 from secagg_demo.results import DemoResult, RoundResult
+from secagg_demo.uniformity import RingWords
 
+_SCHEMES = {
+    "masking": "Every tenant added masks to its update that it shares with the other tenants, and "
+    "one of its own. In the sum the shared ones cancel; the survivors' answers take out the rest.",
+    "ckks": "Every tenant encrypted its update under a CKKS key that it drew for this round alone, "
+    "and shared that key among the tenants. The ciphertexts were added as they were; the tenants "
+    "then released sums of their shares, which open the sum over the survivors and nothing else. "
+    "No key anywhere opens a single tenant's ciphertext.",
+}
+_LEFT_OUT = {
+    "masking": "; its mask seed was rebuilt from the survivors' shares",
+    "ckks": "; its key is in no sum of shares that was released",
+}
+_BEFORE = {
+    "masking": "before the masks of all survivors cancelled in the sum",
+    "ckks": "before the ciphertexts of all survivors were added and their sum was opened",
+}
+_CAVEAT = {
+    "masking": "",
+    "ckks": " For ciphertexts it rests on RLWE: a histogram would not tell a packed polynomial "
+    "from a ciphertext.",
+}
 _TEXT_COLUMNS = frozenset({"tenant", "source of"})
 _CSS = """
 :root { --ink:#1c2733; --faint:#6b7a89; --line:#e4e9ee; --good:#0f766e; --bad:#c62828;
@@ -68,6 +90,7 @@ def render(result: DemoResult, evidence: Path) -> str:
         *([] if result.comparison is None else [_evaluation(result.comparison)]),
         _timeline(result),
         _rounds(result),
+        _protection(result),
         _secrecy(result, evidence),
         *([] if result.comparison is None else [_rates(result.comparison, result.parameters)]),
         *([_texts(result)] if result.texts else []),
@@ -122,7 +145,8 @@ def _cards(result: DemoResult) -> str:
         cards.append(_card(f"p = {p:.2f}", "what the coordinator held for one tenant, against "
                            "uniform noise (chi-square)", good=p > 0.001))  # fmt: skip
         size = opened[0].evidence.upload_bytes_per_value or 0.0
-        cards.append(_card(f"{size:.3f}", "bytes uploaded for each value of the update"))
+        cards.append(_card(f"{8 * size:.2f}", "bits uploaded for each value of the update, under "
+                           f"scheme {opened[0].evidence.scheme}"))  # fmt: skip
     cards.append(_card(f"{result.seconds / 60:.1f} min", "in all, on this machine"))
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -191,10 +215,13 @@ def _rounds(result: DemoResult) -> str:
             f"{_td(_names(entry.killed) or 'none')}{_td(exact, mood)}"
             f"{_td({True: 'holds', False: 'FAILS', None: '-'}[entry.transcript_holds])}"
             f"{_td('-' if size is None else f'{size:.4f}')}"
+            f"{_td('-' if size is None else f'{8 * size:.2f}')}"
             f"{_td(f'{sum(entry.seconds.values()):.1f}')}</tr>"
         )
-    head = _head("round", "scheme", "survivors", "killed", "opened sum against the survivors' "
-                 "encoded sum", "signed transcript", "bytes a value", "seconds")  # fmt: skip
+    head = _head(
+        "round", "scheme", "survivors", "killed", "opened sum against the survivors' encoded sum",
+        "signed transcript", "bytes a value", "bits a value", "seconds",
+    )  # fmt: skip
     return (
         "<section><h2>Was the sum exact?</h2><p>Each tenant wrote down what it encoded (for this "
         "demonstration only). The sum that the coordinator opened is compared with the sum over "
@@ -211,11 +238,39 @@ def _exclusions(rounds: Sequence[RoundResult]) -> str:
     items = [
         f"<li>round {entry.evidence.round_number}: <b>{escape(one.tenant)}</b> left in step "
         f"<code>{escape(one.step)}</code> ({escape(one.reason)})"
-        + ("; its mask seed was rebuilt from the survivors' shares" if entry.outcome == "opened"
+        + (_LEFT_OUT[entry.evidence.scheme] if entry.outcome == "opened"
            and one.step == "masked_input" else "") + "</li>"
         for entry in rounds for one in entry.excluded
     ]  # fmt: skip
     return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _protection(result: DemoResult) -> str:
+    evidence = next((entry.evidence for entry in result.rounds if entry.evidence.held), None)
+    if evidence is None:
+        return ""
+    return (
+        f"<section><h2>How were the updates protected?</h2><p>{_SCHEMES[evidence.scheme]}</p>"
+        f"{_pairs(_scheme_facts(evidence))}</section>"
+    )
+
+
+def _scheme_facts(evidence: RoundEvidence) -> dict[str, Any]:
+    facts: dict[str, Any] = {"scheme": evidence.scheme, "key agreement": evidence.suite}
+    ckks = evidence.parameters
+    if ckks:
+        facts |= {
+            "ring": f"degree N = {ckks['degree']:,}, log2 Q = {ckks['log2_modulus']} over "
+            f"{len(ckks['primes'])} primes of {', '.join(map(str, ckks['modulus_bits']))} bits",
+            "security": f"128 bits, {ckks['security']} column of the HE standard v1.1",
+            "packing": f"{ckks['packing']}, {ckks['digits']} values in a coefficient above "
+            f"{ckks['margin_bits']} bits for the errors",
+            "ciphertexts of an upload": f"{ckks['polynomials']} of {ckks['polynomial_bytes']:,} "
+            f"bytes, {ckks['values_of_a_polynomial']:,} values each",
+        }
+    facts["a value"] = f"{evidence.ring_bits} bits wide in the sum"
+    facts["on the wire"] = f"{evidence.bits_per_value:.2f} bits a value"
+    return facts
 
 
 def _step_table(rounds: Sequence[RoundResult]) -> str:
@@ -241,10 +296,10 @@ def _secrecy(result: DemoResult, evidence: Path) -> str:
     if shown is None:
         return ""
     folder = round_folder(evidence, shown.evidence.round_number)
-    held, bits = shown.evidence.held[0], shown.evidence.ring_bits
-    words = load_words(folder, held.tenant, shown.evidence.length, bits)
-    levels = load_levels(folder, held.tenant)
-    pictures = plots.as_pictures(levels, words, bits)
+    held, form = shown.evidence.held[0], shown.evidence.form
+    plane, levels = load_planes(folder, held.tenant, form)[0], load_levels(folder, held.tenant)
+    in_words = isinstance(form, RingWords)
+    pictures = plots.as_pictures(levels, plane, same_places=in_words)
     rows = "".join(
         f"<tr><td>{entry.evidence.round_number}</td>{_td(escape(one.tenant), 'text')}"
         f"{_td(f'{one.upload.high_bits_p:.3f}')}{_td(f'{one.upload.low_bits_p:.3f}')}"
@@ -253,19 +308,21 @@ def _secrecy(result: DemoResult, evidence: Path) -> str:
         for entry in result.rounds
         for one in entry.evidence.held
     )
-    head = _head("round", "tenant", "p, highest 8 bits", "p, lowest 8 bits",
-                 "chi-square (255 expected)", "chi-square if unmasked")  # fmt: skip
+    bins = "highest 8 bits" if in_words else "256 parts of each prime&#39;s range"
+    head = _head("round", "tenant", f"p, {bins}", "p, lowest 8 bits",
+                 "chi-square (255 expected)", "chi-square of what it hides")  # fmt: skip
     return (
         "<section><h2>What did the coordinator hold?</h2><p>The upload of "
         f"<b>{escape(held.tenant)}</b> in round {shown.evidence.round_number}: "
-        f"{shown.evidence.length:,} values of {bits} bits, exactly as received. Left, what hides "
-        "in it; right, what the coordinator could look at before the masks of all survivors "
-        "cancelled in the sum.</p>"
-        f"{plots.encoded_and_uploaded(held, levels, bits)}{pictures}"
+        f"{shown.evidence.length:,} values of {shown.evidence.ring_bits} bits, exactly as received."
+        " Left, what hides in it; right, what the coordinator could look at "
+        f"{_BEFORE[shown.evidence.scheme]}.</p>"
+        f"{plots.encoded_and_uploaded(held, levels, form)}{pictures}"
         f"<details open><summary>chi-square against uniform, every upload</summary>"
         f"<table>{head}{rows}</table></details>"
         '<p class="note">An honest p is itself uniform between 0 and 1: about one in a hundred is '
-        "below 0.01. A large p proves nothing by itself; the proof is the protocol's.</p></section>"
+        "below 0.01. A large p proves nothing by itself; the proof is the protocol's."
+        f"{_CAVEAT[shown.evidence.scheme]}</p></section>"
     )
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from secagg_demo.comparison import Comparison
 from secagg_demo.evidence import Held
 from secagg_demo.journal import Mark, Timeline
+from secagg_demo.uniformity import Form, Plane, Residues, RingWords
 
 INK, FAINT, GRID = "#1c2733", "#6b7a89", "#e4e9ee"
 GOOD, BAD = "#2e7d32", "#c62828"
@@ -130,31 +131,48 @@ def losses_over_rounds(comparison: Comparison) -> str:
 
 
 @mpl.rc_context(_STYLE)
-def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], ring_bits: int) -> str:
+def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], form: Form) -> str:
     """Histograms: what the tenant encoded, and what the coordinator held for it."""
     figure = Figure(figsize=(9.2, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     _encoded(left, levels)
-    half = 2 ** (ring_bits - 1)
-    edges = np.linspace(-half, half, len(held.upload.counts) + 1)
-    # Words count from 0; as signed numbers, the upper half of the ring comes first.
-    counts = np.roll(held.upload.counts, len(held.upload.counts) // 2)
-    right.stairs(counts, edges, fill=True, color=ARM_COLOURS["federated"])
-    right.set_title("what the coordinator held for it")
-    right.set_xlabel(f"word modulo $2^{{{ring_bits}}}$, as a signed number")
-    right.set_xlim(-half, half)
-    right.set_xticks(
-        [-half, 0, half], [f"$-2^{{{ring_bits - 1}}}$", "0", f"$2^{{{ring_bits - 1}}}$"]
-    )
+    match form:
+        case RingWords(_, bits):
+            middle = _words(right, held, bits)
+        case Residues():
+            middle = _residues(right, held)
     mean = float(np.mean(held.upload.counts))
     right.axhspan(mean - 2 * mean**0.5, mean + 2 * mean**0.5, color=INK, alpha=0.12, linewidth=0)
     right.axhline(mean, color=INK, linewidth=0.8)
+    right.set_title("what the coordinator held for it")
     right.set_ylim(0, 1.6 * mean)
     right.text(
-        0, 0.12 * mean, "line: uniform; band: two standard deviations", ha="center",
+        middle, 0.12 * mean, "line: uniform; band: two standard deviations", ha="center",
         color="white", fontsize=8,
     )  # fmt: skip
     return _svg(figure, "encoded_and_uploaded")
+
+
+def _words(axes: Axes, held: Held, bits: int) -> float:
+    """Words as signed numbers: the upper half of the ring comes first. Returns the middle."""
+    half, counts = 2 ** (bits - 1), held.upload.counts
+    edges = np.linspace(-half, half, len(counts) + 1)
+    axes.stairs(np.roll(counts, len(counts) // 2), edges, fill=True, color=ARM_COLOURS["federated"])
+    axes.set_xlabel(f"word modulo $2^{{{bits}}}$, as a signed number")
+    axes.set_xlim(-half, half)
+    axes.set_xticks([-half, 0, half], [f"$-2^{{{bits - 1}}}$", "0", f"$2^{{{bits - 1}}}$"])
+    return 0.0
+
+
+def _residues(axes: Axes, held: Held) -> float:
+    """Residues of all primes, each as a fraction of its prime. Returns the middle."""
+    counts = held.upload.counts
+    edges = np.linspace(0, 1, len(counts) + 1)
+    axes.stairs(counts, edges, fill=True, color=ARM_COLOURS["federated"])
+    axes.set_xlabel("residue, as a fraction of its prime $q$")
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.5, 1], ["0", "$q/2$", "$q$"])
+    return 0.5
 
 
 def _label(axes: Axes, mark: Mark, row: int) -> None:
@@ -176,20 +194,22 @@ def _encoded(axes: Axes, levels: NDArray[np.int64]) -> None:
 
 
 @mpl.rc_context({**_STYLE, "axes.grid": False})
-def as_pictures(levels: NDArray[np.int64], words: NDArray[np.uint64], ring_bits: int) -> str:
+def as_pictures(levels: NDArray[np.int64], plane: Plane, same_places: bool) -> str:
     """The first values as grey squares, one a pixel: structure on the left, noise on the right."""
-    side = min(128, int(len(levels) ** 0.5))
+    side = min(128, int(len(levels) ** 0.5), int(len(plane.numbers) ** 0.5))
     count = side * side
     plain = levels[:count].astype(float).reshape(side, side)
     spread = float(np.quantile(np.abs(plain), 0.98)) or 1.0
     figure = Figure(figsize=(9.2, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(plain, cmap="RdBu_r", vmin=-spread, vmax=spread, interpolation="nearest")
-    held = words[:count].astype(float).reshape(side, side)
-    right.imshow(held, cmap="Greys", vmin=0, vmax=2.0**ring_bits, interpolation="nearest")
+    held = plane.fractions[:count].reshape(side, side)
+    right.imshow(held, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+    residues = f"the upload's first {count:,} residues"
+    titled = "the same places of the upload" if same_places else residues
     for axes, title in (
         (left, f"encoded: the first {count:,} levels"),
-        (right, "the same places of the upload"),
+        (right, titled),
     ):
         axes.set_title(title)
         axes.set_xticks([])

@@ -57,10 +57,13 @@ def _round(entry: RoundResult) -> dict[str, Any]:
         "transcript_holds": entry.transcript_holds,
         "length": evidence.length,
         "ring_bits": evidence.ring_bits,
+        "bits_per_value": evidence.bits_per_value,
+        **({"ckks": dict(evidence.parameters)} if evidence.parameters else {}),
         "uniformity": {
             held.tenant: {
                 "p": held.upload.high_bits_p,
                 "p_low_bits": held.upload.low_bits_p,
+                "p_by_plane": list(held.upload.by_plane),
                 "chi_square": held.upload.high_bits_chi_square,
                 "chi_square_if_unmasked": held.encoded.high_bits_chi_square,
             }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secagg.errors import ConfigError
+from secagg.plan import SCHEMES, Scheme
 
 LEAST_TENANTS = 3
 KILL_ROUND = 2
@@ -19,7 +20,7 @@ class Settings:
     rounds: int = 3
     kill: int = 1
     seed: int = 0
-    scheme: str = "masking"
+    scheme: Scheme = "masking"
     out: Path = Path("build/demo")
     port: int = 0
 
@@ -29,6 +30,7 @@ class Settings:
                 self.tenants >= LEAST_TENANTS,
                 f"--tenants is {LEAST_TENANTS} or more: a sum over fewer hides nothing",
             ),
+            (self.scheme in SCHEMES, f"--scheme is one of {', '.join(SCHEMES)}"),
             (self.rounds >= 1, "--rounds is 1 or more"),
             (0 <= self.kill <= self.tenants, "--kill is between 0 and the number of tenants"),
             (0 <= self.seed < 1 << 32, "--seed is between 0 and 2^32 - 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -41,6 +42,8 @@ def demonstrate(
     settings: Settings, recipe: Recipe, pilot_steps: int, narrator: Narrator
 ) -> DemoResult:
     """Run it and write the report into `settings.out`."""
+    if settings.scheme == "ckks":
+        import_module("secagg.ckks.scheme")  # what it needs is missing now, or never
     demonstration = Demonstration(settings, recipe_for(settings, recipe), narrator, pilot_steps)
     with narrator:
         result = asyncio.run(until_signal(demonstration.run()))
@@ -61,7 +64,8 @@ def _print_result(result: DemoResult, out: Path) -> None:
         exact = "exact" if evidence.exact_sum else "WRONG"
         console.print(
             f"round {evidence.round_number}: sum over {len(entry.survivors)} of "
-            f"{len(evidence.cohort)}, {exact}{lost}"
+            f"{len(evidence.cohort)}, {exact}, {evidence.bits_per_value:.2f} bits a value under "
+            f"{evidence.scheme}{lost}"
         )
     if result.comparison is not None:
         console.print(_table(result))
