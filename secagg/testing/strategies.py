@@ -120,7 +120,7 @@ def ckks_plans(
         value_bits=draw(st.integers(4, 32 if packing == "coefficients" else 26)),
         max_weight=draw(st.sampled_from((1, 2, 100, 1 << 20, 1 << 40))),
         max_colluders=f,
-        share_threshold=draw(st.integers(f + 1, n)),
+        share_threshold=draw(st.integers(max(2, f + 1), n)),
         min_survivors=draw(st.integers(f + 2, n)),
         suite=draw(st.sampled_from(suites)),
         scheme="ckks",
