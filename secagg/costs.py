@@ -56,7 +56,7 @@ class UnitCosts:
     """`ckks`: received, hashed, checked to be below its prime, and added."""
     decrypted_residue: float = 8e-9
     """`ckks`: of the sum, decrypted and decoded."""
-    slot: float = 100e-9
+    slot: float = 400e-9
     """`ckks`, packing slots: one slot of a vector encoded, or of a sum decoded, by SEAL."""
     key_term: float = 1.5e-9
     """`ckks`: one term of evaluating or interpolating one coefficient's polynomial."""

@@ -1,13 +1,13 @@
 """`secagg plan` prints protocol.md's figures, and refuses what cannot work."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from secagg.errors import ConfigError, Step
 from secagg.plan_cli import dropouts, main, plan_for
-from secagg.testing import Envelope, cohort, make_round
-from secagg.traffic import traffic
 
 
 def planned(tenants: int, *options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -59,26 +59,6 @@ def test_a_sparse_graph_is_planned_on_request(capsys: pytest.CaptureFixture[str]
     assert list(facts["graphs"]) == ["complete", "sparse"]  # type: ignore[call-overload]
 
 
-def test_the_bytes_are_those_of_a_real_round() -> None:
-    """Largest messages, of the tenant with the median index; nobody is silent."""
-    for plan in (plan_for(7, None, 16, 100, 1), plan_for(7, None, 16, 100, 1, suite="x25519")):
-        counted = traffic(plan)
-        network = make_round(7, 100, plan=cohort(7).plan(100, max_weight=1, suite=plan.suite))
-        assert network.run().result is not None
-        sent = [one for one in network.sent if one.tenant == "t003"]
-        assert counted[Step.SHARE_KEYS].up == size(sent, "share_keys")
-        assert counted[Step.SHARE_KEYS].down == size(sent, "share_delivery")
-        assert counted[Step.ADVERTISE_KEYS].down == size(sent, "key_directory")
-        assert counted[Step.ACKNOWLEDGE].down == size(sent, "agreed_view")
-        assert counted[Step.MASKED_INPUT].down == size(sent, "survivor_set")
-        assert counted[Step.CONSISTENCY_CHECK].down == size(sent, "quorum")
-        assert counted[Step.UNMASK].up == size(sent, "unmask")
-
-
-def size(sent: list[Envelope], label: str) -> int:
-    return sum(len(one.data) for one in sent if one.label == label)
-
-
 def test_a_large_cohort_is_planned_without_building_its_messages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -100,6 +80,9 @@ def test_a_large_cohort_is_planned_without_building_its_messages(
         (["--tenants", "5", "--corrupt", "1.5"], "--corrupt is a fraction"),
         (["--tenants", "5", "--dropout", "-1"], "--dropout is a fraction"),
         (["--tenants", "300", "--corrupt", "0.9"], "graph: 300 participants cannot"),
+        (["--tenants", "65", "--scheme", "ckks"], "committee"),
+        (["--tenants", "65", "--scheme", "ckks", "--committee", "0"], "committee"),
+        (["--tenants", "5", "--units", "nowhere.json"], "--units nowhere.json"),
         (["--tenants", "300", "--neighbours", "2"], "raise the threshold|neighbours|k = 2"),
     ],
 )
@@ -128,3 +111,67 @@ def test_a_complete_plan_shows_the_sparse_graph_that_would_do(
     facts = planned(150, "--colluders", "5", capsys=capsys)
     assert facts["graph"] == "complete"
     assert list(facts["graphs"]) == ["complete", "sparse"]  # type: ignore[call-overload]
+
+
+def test_both_schemes_stand_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    facts: dict[str, Any] = planned(10, capsys=capsys)
+    assert facts["scheme"] == "masking"
+    masking, ckks = facts["schemes"]["masking"], facts["schemes"]["ckks"]
+    assert masking["possible"] is ckks["possible"] is True
+    assert masking["bytes_up"] == facts["graphs"]["complete"]["bytes_up"]
+    assert masking["bits_per_value"] == pytest.approx(24, abs=0.01)
+    assert ckks["bits_per_value"] <= 31
+    assert (ckks["committee"], ckks["share_threshold"]) == (10, 7)
+    assert (ckks["wrong_sums_corrected"], ckks["wrong_sums_noticed"]) == (1, 3)
+    assert ckks["log2_q"] <= ckks["max_log2_q"] == 202
+    assert ckks["most_noise"] == 510 < 2 ** (ckks["margin_bits"] - 1)
+    assert facts["choice"]["scheme"] in ("masking", "ckks")
+    assert len(facts["choice"]["critical_path_s"]) == 2
+
+
+def test_a_ckks_plan_is_read_out(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--scheme", "ckks", "--committee", "30", "--security", "classical"]
+    facts: dict[str, Any] = planned(100, *options, capsys=capsys)
+    assert (facts["scheme"], facts["graph"]) == ("ckks", "committee")
+    assert (facts["share_count"], facts["share_threshold"]) == (30, 20)
+    assert facts["may_be_silent_from"]["unmask"] == 10
+    assert list(facts["graphs"]) == ["committee"]
+    assert facts["schemes"]["ckks"]["security"] == "classical"
+    assert main(["--tenants", "100", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "c = 30, of which t = 20 open" in shown
+    assert "e = floor((c - t) / 2) = 5 of 30" in shown
+    assert "HE standard v1.1, 128 bits, classical" in shown
+    assert "noise margin" in shown
+
+
+def test_slots_have_a_scale_and_take_more_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    dense: dict[str, Any] = planned(5, capsys=capsys)
+    slots: dict[str, Any] = planned(5, "--packing", "slots", capsys=capsys)
+    ring = slots["schemes"]["ckks"]
+    assert ring["scale_bits"] > 0 == ring["margin_bits"]
+    assert ring["bytes_up"] > 2 * dense["schemes"]["ckks"]["bytes_up"]
+    assert main(["--tenants", "5", "--packing", "slots"]) == 0
+    assert "errors move a slot by less than 1/2" in capsys.readouterr().out
+
+
+def test_without_a_committee_a_large_cohort_is_told_why_ckks_is_not_possible(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts: dict[str, Any] = planned(100, "--scheme", "auto", capsys=capsys)
+    assert facts["scheme"] == facts["choice"]["scheme"] == "masking"
+    assert facts["schemes"]["ckks"]["possible"] is False
+    assert "committee" in facts["schemes"]["ckks"]["reason"]
+    assert main(["--tenants", "100"]) == 0
+    assert "ckks: not possible" in capsys.readouterr().out
+
+
+def test_measured_unit_costs_decide(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    units = tmp_path / "units.json"
+    for cost, scheme in (("encrypted_residue", "masking"), ("mask_byte", "ckks")):
+        units.write_text(json.dumps({cost: 1e-7}))
+        facts = planned(20, "--scheme", "auto", "--units", str(units), capsys=capsys)
+        assert facts["scheme"] == scheme
+    units.write_text("[]")
+    with pytest.raises(ConfigError, match="secagg bench units"):
+        main(["--tenants", "20", "--units", str(units)])
