@@ -6,8 +6,8 @@
   python -m benchmarks --case 10:1e6:0.2 --turns 3
 
 Results go to build/bench: results.json, results.md, and plots as SVG and PNG. With --record they go
-to benchmarks/RESULTS.md and benchmarks/plots as well. With --keep, turns that were measured before
-stay beside those that are measured now; --draw measures nothing and writes the report anew.
+to benchmarks/RESULTS.md and benchmarks/plots as well. With --keep, cases that are not measured now
+keep what was measured before; --draw measures nothing and writes the report anew.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--turns", type=int, help="how often each case is measured, at most")
     parser.add_argument("--budget", type=float, metavar="SECONDS")
     parser.add_argument("--without", action="append", choices=PEERS, default=[])
-    parser.add_argument("--keep", action="store_true", help="add to what build/bench has")
+    parser.add_argument("--keep", action="store_true", help="keep the other cases of build/bench")
     parser.add_argument("--draw", action="store_true", help="write the report anew")
     parser.add_argument("--record", action="store_true", help="write benchmarks/RESULTS.md too")
     return parser

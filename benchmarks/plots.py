@@ -1,4 +1,5 @@
-"""Plots of a run, as SVG and PNG: cost against n, d and dropout, and what each step's part is."""
+"""Plots of a run, as SVG and PNG: cost against n, d and dropout, scheme against scheme, and what each
+step's part is."""
 
 from __future__ import annotations
 
@@ -11,14 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.cases import FEDAVG, FLOWER, NVFLARE, Case, Programme, Sweep
+from benchmarks.cases import CKKS, FEDAVG, FLOWER, NVFLARE, OURS, Case, Programme, Sweep
 from benchmarks.measure import Results
-from benchmarks.report import STEPS
-from benchmarks.systems import NAMES, OURS, Figures
+from benchmarks.report import MEASURES, STEPS, break_even
+from benchmarks.systems import NAMES, Figures
 
 _INK, _FAINT, _GRID = "#1c2733", "#6b7a89", "#e4e9ee"
 _LINES = {
     OURS: ("#0f766e", "o"),
+    CKKS: ("#b4457c", "D"),
     FLOWER: ("#d99a3d", "s"),
     NVFLARE: ("#5b6fd6", "^"),
     FEDAVG: ("#97a4b1", "v"),
@@ -31,7 +33,7 @@ _STEP_COLOURS = dict(
     )
 )
 _ROLES = (("tenant", "client"), ("coordinator", "server"))
-_LABELS = {"n": "tenants n", "d": "values d", "dropout": "silent tenants"}
+_LABELS = {"n": "tenants n", "schemes": "tenants n", "d": "values d", "dropout": "silent tenants"}
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.edgecolor": _GRID,
@@ -57,11 +59,13 @@ def draw(programme: Programme, results: Results, folder: Path, *, pixels: bool) 
     """Write all plots as SVG, with `pixels` as PNG too; returns the SVG files."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
-        figures = {
-            f"cost-against-{sweep.name}": _against(sweep, results) for sweep in programme.sweeps
-        }
-        if programme.sweeps:
-            figures["cost-by-step"] = _by_step(programme.sweeps, results)
+        swept = [sweep for sweep in programme.sweeps if sweep.name != "schemes"]
+        figures = {f"cost-against-{sweep.name}": _against(sweep, results) for sweep in swept}
+        if swept:
+            figures["cost-by-step"] = _by_step(swept, results)
+        for sweep in programme.sweeps:
+            if sweep.name == "schemes":
+                figures["scheme-against-scheme"] = _schemes(sweep, results)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
             if pixels:
@@ -92,6 +96,31 @@ def _against(sweep: Sweep, results: Results) -> Figure:
     return figure
 
 
+def _schemes(sweep: Sweep, results: Results) -> Figure:
+    """Masking and ckks against n, with the n from which the second is the cheaper one."""
+    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+    cases = [case for case in sweep.cases if {OURS, CKKS} <= results.of(case).keys()]
+    axes = figure.subplots(1, 2)
+    for plot, (what, cost), (_, role) in zip(axes, MEASURES.items(), _ROLES, strict=True):
+        for name in (OURS, CKKS):
+            _line(plot, sweep, results, name, role)
+        crossing = break_even(results, cases, cost)
+        if crossing is not None:
+            plot.axvline(crossing, color=_FAINT, ls=(0, (4, 3)), lw=1)
+            plot.annotate(
+                f"n = {crossing:.0f}", (crossing, 0.96), (4, 0), xycoords=("data", "axes fraction"),
+                textcoords="offset points", color=_INK, fontsize=8, va="top",
+            )  # fmt: skip
+        _x_axis(plot, sweep, results)
+        plot.set_ylim(bottom=0)
+        plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _duration(value)))
+        plot.set_title(what)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.suptitle(f"Scheme against scheme: {sweep.title}", x=0.01, ha="left", color=_INK)
+    return figure
+
+
 def _line(plot: Axes, sweep: Sweep, results: Results, name: str, role: str) -> None:
     points = [
         (sweep.of(case), _cpu(results.of(case)[name], role))
@@ -101,7 +130,7 @@ def _line(plot: Axes, sweep: Sweep, results: Results, name: str, role: str) -> N
     if points:
         colour, marker = _LINES[name]
         x, y = zip(*points, strict=True)
-        width = 2.2 if name == OURS else 1.3
+        width = 2.2 if name in (OURS, CKKS) else 1.3
         if name == OURS:
             _mark_sparse(plot, sweep, results, role)
         plot.plot(x, y, color=colour, marker=marker, ms=4, lw=width, label=NAMES[name])
@@ -161,7 +190,9 @@ def _by_step(sweeps: Sequence[Sweep], results: Results) -> Figure:
             plot.set_ylabel("" if column else "part of the CPU")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle("Where our CPU goes, by role and step", x=0.01, ha="left", color=_INK)
+    figure.suptitle(
+        "Where our CPU goes under scheme masking, by role and step", x=0.01, ha="left", color=_INK
+    )
     return figure
 
 
@@ -203,6 +234,8 @@ def _cpu(one: Figures, role: str) -> float:
 
 
 def _duration(seconds: float) -> str:
+    if not seconds:
+        return "0"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size * 0.9995:
             value = seconds / size

@@ -1,13 +1,15 @@
-"""The report of a run, as Markdown: beside the peers, cost against n, d and dropout, by step."""
+"""The report of a run, as Markdown: beside the peers, cost against n, d and dropout, by step; scheme
+against scheme."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.cases import Case, Programme, Sweep
+from benchmarks.cases import CKKS, COMMITTEE, NVFLARE, OURS, Case, Programme, Sweep
 from benchmarks.measure import Results
-from benchmarks.systems import NAMES, OURS, Figures
+from benchmarks.systems import NAMES, Figures
 
 STEPS = (
     "advertise_keys",
@@ -17,7 +19,8 @@ STEPS = (
     "consistency_check",
     "unmask",
 )
-_AXES = {"n": "tenants", "d": "values", "dropout": "silent"}
+_AXES = {"n": "tenants", "schemes": "tenants", "d": "values", "dropout": "silent"}
+_ALL_BITS = "bits_per_value_all_steps"
 _LIMITS = (
     ("keystream_gb_s", "aes256_ctr_256_kib", "AES-256-CTR, 256 KiB at a time", "GB/s"),
     ("keystream_gb_s", "aes128_ctr_256_kib", "AES-128-CTR, 256 KiB at a time", "GB/s"),
@@ -41,7 +44,8 @@ def markdown(programme: Programme, results: Results, plots: Sequence[Path] = ())
         _introduction(results),
         "## Beside other systems",
         _beside(results, programme.table),
-        *(part for sweep in programme.sweeps for part in _swept(results, sweep)),
+        *_encrypted(results, programme.table),
+        *(part for sweep in programme.sweeps for part in _section(results, sweep)),
         "## Masks, memory, secret sharing",
         _own(results),
         "## What one core can do",
@@ -63,7 +67,8 @@ which the systems followed each other. Compare within a row or a case: the machi
 
 Every party is a process of its own, which has run a small round before. Left out for all systems
 are sockets, databases and training. Ours has every check on and signs, verifies, seals and hashes
-what the peers do not; the suite is the default, `x25519-mlkem768`."""
+what the peers do not; the suite is the default, `x25519-mlkem768`. Under scheme `ckks` the whole
+cohort holds the shares, above 64 tenants a committee of {COMMITTEE}."""
 
 
 def _beside(results: Results, cases: Iterable[Case]) -> str:
@@ -91,6 +96,102 @@ def _beside(results: Results, cases: Iterable[Case]) -> str:
         "client, times ours", "server, times ours",
     )  # fmt: skip
     return _table(titles, rows)
+
+
+def _encrypted(results: Results, cases: Iterable[Case]) -> Iterator[str]:
+    """Scheme `ckks` beside the peer that encrypts with CKKS too, where both were measured."""
+    rows: list[Sequence[str]] = []
+    for case in cases:
+        systems = results.of(case)
+        ours, theirs = systems.get(CKKS), systems.get(NVFLARE)
+        if ours is not None and theirs is not None:
+            ratios = (
+                (_ms(ours.client_s), _ms(theirs.client_s), theirs.client_s / ours.client_s),
+                (_ms(ours.server_s), _ms(theirs.server_s), theirs.server_s / ours.server_s),
+                (f"{ours.bytes_up:.3f}", f"{theirs.bytes_up:.3f}", theirs.bytes_up / ours.bytes_up),
+            )
+            cells = (f"{one} / {other} = {times:.1f}" for one, other, times in ratios)
+            bits = (f"{ours.median(key):.2f}" for key in ("bits_per_value", _ALL_BITS))
+            rows.append((str(case), *cells, *bits))
+    if not rows:
+        return
+    yield "## Scheme ckks beside NVFLARE HE"
+    yield (
+        "Ours / theirs = times ours. All bytes that a client sends are counted, on both sides; bits "
+        "are ours, of the upload and of all steps."
+    )
+    titles = (
+        "case", "client CPU ms", "server CPU ms", "bytes up a value", "bits a value",
+        "bits, all steps",
+    )  # fmt: skip
+    yield _table(titles, rows)
+
+
+def _section(results: Results, sweep: Sweep) -> Iterator[str]:
+    return _schemes(results, sweep) if sweep.name == "schemes" else _swept(results, sweep)
+
+
+def _schemes(results: Results, sweep: Sweep) -> Iterator[str]:
+    """Masking and ckks against n, and where the one becomes cheaper than the other."""
+    both = [case for case in sweep.cases if {OURS, CKKS} <= results.of(case).keys()]
+    if not both:
+        return
+    yield f"## Scheme against scheme ({sweep.title})"
+    for what, cost in MEASURES.items():
+        yield f"- {what}: {_crossing_in_words(results, both, cost)}"
+    yield (
+        "Masking / ckks: ms, and bytes up a value over all steps. Those who hold shares, where a "
+        "committee does: `holder`."
+    )
+    rows = [_scheme_row(case, results.of(case)) for case in both]
+    titles = (
+        "tenants", "tenant", "holder", "of which masked_input", "coordinator", "bytes up a value",
+    )  # fmt: skip
+    yield _table(titles, rows)
+
+
+def _scheme_row(case: Case, systems: Mapping[str, Figures]) -> Sequence[str]:
+    masking, ckks = systems[OURS], systems[CKKS]
+    pairs = [
+        (masking.client_s, ckks.client_s),
+        (masking.client_s, ckks.median("holder_cpu_s")),
+        tuple(one.by_step("tenant")["masked_input"] for one in (masking, ckks)),
+        (masking.server_s, ckks.server_s),
+    ]
+    cells = (f"{_ms(one)} / {_ms(other)}" for one, other in pairs)
+    return f"{case.tenants:,}", *cells, f"{masking.bytes_up:.3f} / {ckks.bytes_up:.3f}"
+
+
+Measure = Callable[[Figures], float]
+MEASURES: dict[str, Measure] = {
+    "a tenant's CPU": lambda one: one.client_s,
+    "the coordinator's CPU": lambda one: one.server_s,
+}
+
+
+def break_even(results: Results, cases: Sequence[Case], cost: Measure) -> float | None:
+    """The n from which `ckks` is the cheaper one, between two that were measured by a straight line.
+
+    None if one of the schemes is cheaper at all of them; of several crossings the last.
+    """
+    points = [
+        (case.tenants, cost(systems[CKKS]) - cost(systems[OURS]))
+        for case in cases
+        for systems in (results.of(case),)
+    ]
+    for (n, more), (next_n, less) in reversed(list(pairwise(points))):
+        if more > 0 >= less:
+            return n + (next_n - n) * more / (more - less)
+    return None
+
+
+def _crossing_in_words(results: Results, cases: Sequence[Case], cost: Measure) -> str:
+    crossing = break_even(results, cases, cost)
+    if crossing is not None:
+        return f"`ckks` is the cheaper scheme from n = {crossing:.0f} on (between measured n)"
+    last = results.of(cases[-1])
+    cheaper = "ckks" if cost(last[CKKS]) <= cost(last[OURS]) else "masking"
+    return f"`{cheaper}` is the cheaper scheme at every n that was measured"
 
 
 def _swept(results: Results, sweep: Sweep) -> Iterator[str]:
@@ -123,6 +224,7 @@ def _own(results: Results) -> str:
     rows = [
         (
             str(case),
+            NAMES[name].rpartition(" ")[2],
             f"{ours.turns[-1]['neighbours']}, {ours.turns[-1]['share_threshold']}",
             f"{ours.median('keystream_gb_s'):.2f}",
             f"{ours.median('keystream_fraction'):.2f}",
@@ -132,10 +234,11 @@ def _own(results: Results) -> str:
             f"{ours.median('process_cpu_s'):,.2f}",
         )
         for case in results.cases()
-        for ours in (results.of(case)[OURS],)
+        for name, ours in results.of(case).items()
+        if name in (OURS, CKKS)
     ]
     titles = (
-        "case", "k, t", "GB/s", "fraction", "sharing ms", "tenant MiB", "coordinator MiB",
+        "case", "scheme", "k, t", "GB/s", "fraction", "sharing ms", "tenant MiB", "coordinator MiB",
         "all parties s",
     )  # fmt: skip
     return f"{text}\n\n{_table(titles, rows)}"
@@ -164,5 +267,5 @@ def _ms(seconds: float) -> str:
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---" if title in ("case", "system", "what") else "---:" for title in titles]
+    rule = ["---" if title in ("case", "system", "scheme", "what") else "---:" for title in titles]
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, rule, *rows))

@@ -8,7 +8,7 @@ prints one JSON object as the last line of stdout:
   bytes_up_per_param           wire bytes that one client sends, over D
   client_peak_rss_mb, server_peak_rss_mb   optional
 
-Ours is `secagg bench masking`; `secagg bench masking --help` says what it prints.
+Ours are `secagg bench masking` and `secagg bench ckks`; their --help says what they print.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import FEDAVG, FLOWER, NVFLARE, Case
+from benchmarks.cases import CKKS, FEDAVG, FLOWER, NVFLARE, OURS, Case
 from benchmarks.environments import HARNESSES, NoEnvironmentError, interpreter
 
 Facts = dict[str, Any]
-OURS = "secagg"
 NAMES = {
-    OURS: "secagg",
+    OURS: "secagg, masking",
+    CKKS: "secagg, ckks",
     FLOWER: "Flower SecAgg+",
     FEDAVG: "Flower FedAvg, unprotected",
     NVFLARE: "NVFLARE HE",
@@ -45,15 +45,18 @@ class FailedError(Exception):
     """A system did not measure; says why."""
 
 
-def measure_ours(case: Case) -> Facts:
-    """One round of ours."""
+def measure_ours(case: Case, name: str) -> Facts:
+    """One round of ours, under the scheme that `name` stands for."""
+    scheme = "ckks" if name == CKKS else "masking"
     command = [
-        sys.executable, "-m", "secagg", "bench", "masking", "--format", "json",
+        sys.executable, "-m", "secagg", "bench", scheme, "--format", "json",
         "--tenants", str(case.tenants), "--length", str(case.length),
         "--dropout", str(case.dropout), "--value-bits", str(case.value_bits),
     ]  # fmt: skip
     if case.colluders is not None:
         command += ["--colluders", str(case.colluders)]
+    if scheme == "ckks" and case.committee:
+        command += ["--committee", str(case.committee)]
     facts = run_json(command)
     if not facts["exact"]:
         raise SystemExit("the opened sum was wrong: these figures mean nothing")

@@ -6,10 +6,22 @@ import numpy as np
 import pytest
 
 from benchmarks import environments, measure, systems
-from benchmarks.cases import FEDAVG, FLOWER, FULL, PEERS, QUICK, USUAL, Case
+from benchmarks.cases import (
+    CKKS,
+    FEDAVG,
+    FLOWER,
+    FULL,
+    NVFLARE,
+    OURS,
+    PEERS,
+    QUICK,
+    USUAL,
+    Case,
+    Sweep,
+)
 from benchmarks.measure import Results, Run
 from benchmarks.plots import draw, streams
-from benchmarks.report import STEPS, markdown
+from benchmarks.report import STEPS, break_even, markdown
 from benchmarks.scale import deep_size
 
 
@@ -59,6 +71,13 @@ def canned(case: Case, scale: float) -> dict:
     }
 
 
+def canned_ours(case: Case, name: str) -> dict:
+    if name == OURS:
+        return canned(case, case.tenants / 10)
+    ckks = {"bits_per_value": 26.4, "bits_per_value_all_steps": 29.0, "holder_cpu_s": 0.012}
+    return canned(case, 2.0) | ckks
+
+
 class CannedPeer:
     def __init__(self, factor):
         self.factor = factor
@@ -76,12 +95,12 @@ class CannedPeer:
 
 @pytest.fixture
 def results(monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "measure_ours", lambda case: canned(case, 1.0))
+    monkeypatch.setattr(measure, "measure_ours", canned_ours)
     monkeypatch.setattr(
         measure, "measure_limits", lambda: {"keystream_gb_s": {"aes256_ctr_256_kib": 8.0}}
     )
     results = Results()
-    peers = {FLOWER: CannedPeer(10), FEDAVG: CannedPeer(0.5)}
+    peers = {FLOWER: CannedPeer(10), FEDAVG: CannedPeer(0.5), NVFLARE: CannedPeer(100)}
     Run(QUICK, peers, results, tmp_path / "results.json").measure()
     assert Results.read(tmp_path / "results.json") == results
     return results
@@ -89,11 +108,64 @@ def results(monkeypatch, tmp_path):
 
 def test_the_report_has_every_case_and_the_ratio_of_turns_side_by_side(results):
     report = markdown(QUICK, results)
-    assert "| n = 10, d = 100,000 | 1 | secagg 0 | 6.0 | 6.0 | 6.000 |  |  |" in report
+    assert "| n = 10, d = 100,000 | 1 | secagg, masking 0 | 6.0 | 6.0 | 6.000 |  |  |" in report
     assert "|  | 1 | Flower SecAgg+ 1 | 60.0 | 120.0 | 8.000 | 10.0 | 20.0 |" in report
-    for sweep in QUICK.sweeps:
+    assert "|  | 1 | secagg, ckks 0 | 12.0 | 12.0 | 6.000 | 2.0 | 2.0 |" in report
+    for sweep in QUICK.sweeps[:3]:
         assert f"## Cost against {sweep.name} ({sweep.title})" in report
     assert "AES-256-CTR, 256 KiB at a time | 8.00 GB/s" in report
+
+
+def test_ckks_stands_beside_the_peer_that_encrypts_too(results):
+    report = markdown(QUICK, results)
+    row = (
+        "| n = 10, d = 100,000 | 12.0 / 600.0 = 50.0 | 12.0 / 1,200.0 = 100.0 | 6.000 / 8.000 = 1.3"
+    )
+    assert f"{row} | 26.40 | 29.00 |" in report
+
+
+def test_the_break_even_lies_between_two_measured_cohorts(results):
+    report = markdown(QUICK, results)
+    assert "## Scheme against scheme (d = 100,000, nobody silent)" in report
+    assert "- a tenant's CPU: `ckks` is the cheaper scheme from n = 20 on" in report
+    assert "| 10 | 6.0 / 12.0 | 6.0 / 12.0 | 1.0 / 2.0 | 6.0 / 12.0 | 6.000 / 6.000 |" in report
+
+
+def crossing(*differences: float) -> float | None:
+    made = Results()
+    for n, more in enumerate(differences, 1):
+        for name, cpu in ((OURS, 1.0), (CKKS, 1.0 + more)):
+            facts = {"tenant_cpu_s": cpu}
+            made.add(Case(10 * n, 10), name, facts)
+    return break_even(made, list(made.cases()), lambda one: one.client_s)
+
+
+def test_the_break_even_is_interpolated_and_the_last_of_several():
+    assert crossing(1, -1) == pytest.approx(15)
+    assert crossing(3, -1) == pytest.approx(17.5)
+    assert crossing(1, -1, 1, -1) == pytest.approx(35)
+    assert crossing(1, 0.5) is crossing(-1, -2) is None
+
+
+def test_scheme_against_scheme_needs_no_peers():
+    programme = dataclasses.replace(
+        QUICK, table=(), sweeps=(Sweep("schemes", "", (Case(5, 10), Case(300, 10))),)
+    )
+    assert [list(programme.peers(case)) for case in programme.cases()] == [[], []]
+    assert [list(programme.ours(case)) for case in programme.cases()] == [[OURS, CKKS], [OURS]]
+
+
+def test_a_committee_is_listed_where_the_cohort_is_too_large_to_hold_shares():
+    assert [Case(n, 10).committee for n in (5, 64, 65, 100)] == [0, 0, 30, 30]
+
+
+def test_a_case_that_is_measured_again_keeps_no_turn_of_an_earlier_run(results, tmp_path):
+    once, other = Case(10, 100_000), Case(5, 10_000)
+    before = results.turns[other.key]
+    programme = dataclasses.replace(QUICK, table=(once,), sweeps=())
+    Run(programme, {}, results, tmp_path / "again.json").measure()
+    assert list(results.turns[once.key]) == [OURS, CKKS]
+    assert results.turns[other.key] is before
 
 
 def test_a_peer_that_fails_is_named_and_ends_nothing(results):
@@ -121,6 +193,7 @@ def test_plots_are_written_and_the_same_again(results, tmp_path):
         "cost-against-d.svg",
         "cost-against-dropout.svg",
         "cost-by-step.svg",
+        "scheme-against-scheme.svg",
     ]
     assert all("AES limit" in path.read_text() for path in first[:3])
     assert first[0].read_bytes() == again[0].read_bytes()
