@@ -60,6 +60,8 @@ PLANS: dict[str, RoundPlan] = {
     )
     for suite in SUITES
 }
+CKKS = cohort(5).plan(4, scheme="ckks")
+EVERY_PLAN: dict[str, RoundPlan] = {**PLANS, "ckks": CKKS}
 
 
 class Coalition:

@@ -27,7 +27,7 @@ from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.testing import SimulatedNetwork, cohort, make_round, make_tenants
 from secagg.testing.invariants import Witness
-from tests.core.deviating import PLANS, Coalition, fresh_aggregator, nobody_honest_is_blamed
+from tests.core.deviating import EVERY_PLAN, Coalition, fresh_aggregator, nobody_honest_is_blamed
 
 VICTIM = 1
 DOWNLINKS: dict[str, Callable[[Coalition], Downlink]] = {
@@ -47,10 +47,10 @@ OTHER_SESSIONS: dict[str, Callable[[RoundPlan], RoundPlan]] = {
 }
 
 
-@pytest.fixture(params=PLANS)
+@pytest.fixture(params=EVERY_PLAN)
 def plan(request: pytest.FixtureRequest) -> RoundPlan:
     """Both suites, complete and sparse."""
-    return PLANS[request.param]
+    return EVERY_PLAN[request.param]
 
 
 @pytest.mark.parametrize("session", OTHER_SESSIONS)

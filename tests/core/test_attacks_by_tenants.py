@@ -57,6 +57,8 @@ from secagg.testing import (
 from secagg.testing.invariants import check_invariants
 from secagg.testing.network import Envelope
 from tests.core.deviating import (
+    CKKS,
+    EVERY_PLAN,
     PLANS,
     Coalition,
     Dealing,
@@ -135,9 +137,15 @@ class SignsAnotherU3(Rewriting):
         return replace(body, members_digest=bytes(32)) if isinstance(body, Survivors) else body
 
 
-@pytest.fixture(params=PLANS)
+@pytest.fixture(params=EVERY_PLAN)
 def plan(request: pytest.FixtureRequest) -> RoundPlan:
-    """Both suites, complete and sparse."""
+    """Both suites, complete and sparse; scheme ckks."""
+    return EVERY_PLAN[request.param]
+
+
+@pytest.fixture(params=PLANS)
+def masked(request: pytest.FixtureRequest) -> RoundPlan:
+    """Scheme masking alone: both suites, complete and sparse."""
     return PLANS[request.param]
 
 
@@ -298,11 +306,11 @@ def first_share(change: Callable[[bytes], bytes]) -> Callable[[Unmask], Unmask]:
     ids=["zero", "one bit", "p", "beyond p", "opening", "another dealer's"],
 )  # fmt: skip
 def test_a_wrong_share_names_its_holder_with_evidence_and_the_round_goes_on(
-    change: Callable[[Unmask], Unmask], plan: RoundPlan
+    change: Callable[[Unmask], Unmask], masked: RoundPlan
 ) -> None:
     """C25, C36."""
-    network = run({"t000": lies_at_unmask(change)}, plan)
-    assert len(survivors(network)) == plan.n
+    network = run({"t000": lies_at_unmask(change)}, masked)
+    assert len(survivors(network)) == masked.n
     (excluded,) = (one for one in network.excluded if one.evidence)
     assert (excluded.participant, excluded.step) == ("t000", Step.UNMASK)
     assert "t000" in excluded.reason
@@ -331,11 +339,11 @@ def test_a_wrong_share_names_its_holder_with_evidence_and_the_round_goes_on(
     ids=["fewer", "none", "twice", "reversed", "other kind", "no kind", "no dealer", "view"],
 )  # fmt: skip
 def test_answers_for_other_dealers_or_kinds_name_their_holder_and_the_round_goes_on(
-    change: Callable[[Unmask], Unmask], plan: RoundPlan
+    change: Callable[[Unmask], Unmask], masked: RoundPlan
 ) -> None:
     """C25."""
-    network = run({"t000": lies_at_unmask(change)}, plan)
-    assert len(survivors(network)) == plan.n
+    network = run({"t000": lies_at_unmask(change)}, masked)
+    assert len(survivors(network)) == masked.n
     assert [one.participant for one in network.excluded if one.evidence] == ["t000"]
 
 
@@ -368,10 +376,10 @@ SURVIVES, DROPS_OUT = (), (Silence("t004", Step.ACKNOWLEDGE),)
          "another secret"],
 )  # fmt: skip
 def test_a_dealer_whose_shares_rebuild_something_else_is_named_and_nothing_opens(
-    dealing: Dealing, faults: tuple[Silence, ...], plan: RoundPlan
+    dealing: Dealing, faults: tuple[Silence, ...], masked: RoundPlan
 ) -> None:
     """C26: its holders are honest, and none of them is blamed."""
-    network = run({"t004": deals(dealing)}, plan, faults=faults)
+    network = run({"t004": deals(dealing)}, masked, faults=faults)
     named_with_its_dealing(network, "t004")
 
 
@@ -453,9 +461,15 @@ def test_an_unsigned_second_message_is_no_proof() -> None:
 # ------------------------------------------------------------------------- the aggregator's checks
 
 
-def up_to(step: Step) -> tuple[Coalition, Aggregator]:
+@pytest.fixture(params=["masking", "ckks"])
+def of_scheme(request: pytest.FixtureRequest) -> RoundPlan:
+    """One plan of each scheme."""
+    return CKKS if request.param == "ckks" else cohort(5).plan(4)
+
+
+def up_to(step: Step, plan: RoundPlan) -> tuple[Coalition, Aggregator]:
     """An aggregator that waits in `step`, and everything that honest tenants said and will say."""
-    c = Coalition().run_to(Step.UNMASK)
+    c = Coalition(plan=plan).run_to(Step.UNMASK)
     aggregator = fresh_aggregator(c.plan, 5)
     for number, message in enumerate(c.sequence()):
         if aggregator.step is step and number % 5 == 0:
@@ -496,9 +510,11 @@ def still_opens(c: Coalition, aggregator: Aggregator) -> None:
 
 
 @pytest.mark.parametrize("step", list(Step))
-def test_forged_and_misattributed_messages_are_refused_in_every_step(step: Step) -> None:
+def test_forged_and_misattributed_messages_are_refused_in_every_step(
+    step: Step, of_scheme: RoundPlan
+) -> None:
     """C02, C03."""
-    c, aggregator = up_to(step)
+    c, aggregator = up_to(step, of_scheme)
     honest = message_of(c, step, 1)
     forgeries = {
         "not signed": ("t001", with_signature(honest, signature=bytes(64))),
@@ -515,9 +531,11 @@ def test_forged_and_misattributed_messages_are_refused_in_every_step(step: Step)
 
 
 @pytest.mark.parametrize("step", list(Step))
-def test_messages_of_another_round_are_refused_in_every_step(step: Step) -> None:
+def test_messages_of_another_round_are_refused_in_every_step(
+    step: Step, of_scheme: RoundPlan
+) -> None:
     """C03: round, layout and model are in the context."""
-    c, aggregator = up_to(step)
+    c, aggregator = up_to(step, of_scheme)
     for plan in (c.plan.next_round(2), c.members.plan(5), replace(c.plan, model_digest=bytes(32))):
         other = Coalition(plan=plan).run_to(step)
         with pytest.raises(ProtocolError, match="not signed by the key"):
@@ -526,8 +544,10 @@ def test_messages_of_another_round_are_refused_in_every_step(step: Step) -> None
 
 
 @pytest.mark.parametrize("step", list(Step))
-def test_messages_out_of_their_step_are_refused_or_already_known(step: Step) -> None:
-    c, aggregator = up_to(step)
+def test_messages_out_of_their_step_are_refused_or_already_known(
+    step: Step, of_scheme: RoundPlan
+) -> None:
+    c, aggregator = up_to(step, of_scheme)
     for other in Step:
         data = encode(message_of(c, other, 1))
         if other > step:
@@ -538,9 +558,9 @@ def test_messages_out_of_their_step_are_refused_or_already_known(step: Step) -> 
     still_opens(c, aggregator)
 
 
-def test_a_body_under_another_steps_label_is_refused() -> None:
+def test_a_body_under_another_steps_label_is_refused(of_scheme: RoundPlan) -> None:
     """C03: the label is signed."""
-    c, aggregator = up_to(Step.MASKED_INPUT)
+    c, aggregator = up_to(Step.MASKED_INPUT, of_scheme)
     body = c.said["upload_header"][1].body
     signature = c.tenant(1).identity.sign(c.plan.suite, "upload_commitment", c.plan.context, body)
     forged = replace(c.said["upload_header"][1], signature=signature)
@@ -549,8 +569,8 @@ def test_a_body_under_another_steps_label_is_refused() -> None:
     still_opens(c, aggregator)
 
 
-def test_messages_for_participants_are_refused_by_the_aggregator() -> None:
-    c, aggregator = up_to(Step.SHARE_KEYS)
+def test_messages_for_participants_are_refused_by_the_aggregator(of_scheme: RoundPlan) -> None:
+    c, aggregator = up_to(Step.SHARE_KEYS, of_scheme)
     with pytest.raises(MalformedMessage, match="for participants"):
         aggregator.receive("t001", encode(c.directory(c.everybody)), 0.0)
     with pytest.raises(MalformedMessage, match="no message of a participant"):
@@ -570,9 +590,10 @@ def test_messages_for_participants_are_refused_by_the_aggregator() -> None:
 )
 def test_bad_public_keys_are_refused_on_arrival(
     change: Callable[[AdvertiseKeys, AdvertiseKeys], AdvertiseKeys],
+    of_scheme: RoundPlan,
 ) -> None:
     """C06."""
-    c, aggregator = up_to(Step.ADVERTISE_KEYS)
+    c, aggregator = up_to(Step.ADVERTISE_KEYS, of_scheme)
     honest = c.said["advertise_keys"][1].read(AdvertiseKeys)
     bad = change(honest, c.said["advertise_keys"][2].read(AdvertiseKeys))
     with pytest.raises(ProtocolError):
@@ -581,11 +602,13 @@ def test_bad_public_keys_are_refused_on_arrival(
 
 
 @pytest.mark.parametrize("field", ["channel_key", "mask_key"])
-def test_a_copied_key_costs_one_place_and_not_the_round(field: str) -> None:
+def test_a_copied_key_costs_one_place_and_not_the_round(field: str, of_scheme: RoundPlan) -> None:
     """C06: the second of two equal keys is refused when it comes."""
-    c, aggregator = up_to(Step.ADVERTISE_KEYS)
+    c, aggregator = up_to(Step.ADVERTISE_KEYS, of_scheme)
     honest = c.said["advertise_keys"][1].read(AdvertiseKeys)
     stolen = getattr(c.said["advertise_keys"][0].read(AdvertiseKeys), field)
+    if not stolen:
+        return  # in scheme ckks there are no mask keys
     aggregator.receive("t000", encode(c.said["advertise_keys"][0]), 0.0)
     bad = encode(c.sign(1, replace(honest, **{field: stolen})))
     with pytest.raises(ProtocolError, match="key"):
@@ -606,9 +629,10 @@ def test_a_copied_key_costs_one_place_and_not_the_round(field: str) -> None:
 )
 def test_leaves_other_than_the_signed_ones_are_refused(
     change: Callable[[ShareKeys], ShareKeys],
+    of_scheme: RoundPlan,
 ) -> None:
     """C09."""
-    c, aggregator = up_to(Step.SHARE_KEYS)
+    c, aggregator = up_to(Step.SHARE_KEYS, of_scheme)
     with pytest.raises(MalformedMessage):
         aggregator.receive("t001", encode(change(c.dealings[1])), 0.0)
     still_opens(c, aggregator)
@@ -618,23 +642,25 @@ def test_leaves_other_than_the_signed_ones_are_refused(
     "change",
     [
         lambda leaf: replace(leaf, sealed=leaf.sealed + b"\0"),
-        lambda leaf: replace(leaf, commitments=leaf.commitments[:1]),
+        lambda leaf: replace(leaf, commitments=leaf.commitments[:-1]),
         lambda leaf: replace(leaf, pad_box=b"hidden"),
     ],
     ids=["bundle", "commitments", "pad box"],
 )
-def test_signed_leaves_of_another_size_are_refused(change: Callable[[Leaf], Leaf]) -> None:
+def test_signed_leaves_of_another_size_are_refused(
+    change: Callable[[Leaf], Leaf], of_scheme: RoundPlan
+) -> None:
     """C09."""
-    c, aggregator = up_to(Step.SHARE_KEYS)
+    c, aggregator = up_to(Step.SHARE_KEYS, of_scheme)
     bad = c.redealt(1, [change(leaf) for leaf in c.dealings[1].leaves])
     with pytest.raises(MalformedMessage, match="another size"):
         aggregator.receive("t001", encode(bad), 0.0)
     still_opens(c, aggregator)
 
 
-def test_a_dealing_to_others_than_u1_is_refused_by_the_aggregator() -> None:
+def test_a_dealing_to_others_than_u1_is_refused_by_the_aggregator(of_scheme: RoundPlan) -> None:
     """C08."""
-    c, aggregator = up_to(Step.SHARE_KEYS)
+    c, aggregator = up_to(Step.SHARE_KEYS, of_scheme)
     body = c.dealings[1].body
     from secagg.messages import ShareKeysBody
 
@@ -698,9 +724,9 @@ def test_a_latecomer_to_u1_has_left_the_round() -> None:
 # ---------------------------------------------------------------------------- uploads
 
 
-def uploading() -> tuple[Coalition, Aggregator, bytes]:
+def uploading(plan: RoundPlan) -> tuple[Coalition, Aggregator, bytes]:
     """Tenant 1 has announced its upload; returns its right bytes."""
-    c, aggregator = up_to(Step.MASKED_INPUT)
+    c, aggregator = up_to(Step.MASKED_INPUT, plan)
     aggregator.receive("t001", encode(c.said["upload_header"][1]), 0.0)
     return c, aggregator, c.uploads[1]
 
@@ -713,29 +739,33 @@ def finishes(c: Coalition, aggregator: Aggregator) -> None:
     still_opens(c, aggregator)
 
 
-def spoilt_pieces(right: bytes) -> Iterator[tuple[str, int, bytes]]:
+def spoilt_pieces(right: bytes, plan: RoundPlan) -> Iterator[tuple[str, int, bytes]]:
     yield "longer", 0, right + b"\0"
     yield "longer", 0, right * 2
     yield "offset 1 given, 0 expected", 1, right[1:]
     yield "offset 99 given", 99, right
+    if plan.scheme == "ckks":
+        return  # residues end at bytes
     yield "bits after the last value", 0, right[:-1] + bytes([right[-1] | 0x80])
     place = 4 * 23 // 8
     yield "bits after the last value", 0, right[:place] + b"\xff" + right[place + 1 :]
 
 
-def test_spoilt_upload_bytes_are_refused_and_the_right_ones_still_count() -> None:
+def test_spoilt_upload_bytes_are_refused_and_the_right_ones_still_count(
+    of_scheme: RoundPlan,
+) -> None:
     """C17."""
-    c, aggregator, right = uploading()
-    for why, offset, piece in spoilt_pieces(right):
+    c, aggregator, right = uploading(of_scheme)
+    for why, offset, piece in spoilt_pieces(right, of_scheme):
         with pytest.raises(ProtocolError, match=why):
             aggregator.absorb("t001", offset, piece)
         assert aggregator.committed("t001") == 0
     finishes(c, aggregator)
 
 
-def test_spoilt_bytes_in_the_middle_of_an_upload_leave_the_rest_alone() -> None:
+def test_spoilt_bytes_in_the_middle_of_an_upload_leave_the_rest_alone(of_scheme: RoundPlan) -> None:
     """C17."""
-    c, aggregator, right = uploading()
+    c, aggregator, right = uploading(of_scheme)
     for place, byte in enumerate(right[:6]):
         aggregator.absorb("t001", place, bytes([byte]))
     for offset, piece in ((0, right[:1]), (5, right[5:]), (7, right[7:]), (6, right[6:] + b"\0")):
@@ -746,9 +776,9 @@ def test_spoilt_bytes_in_the_middle_of_an_upload_leave_the_rest_alone() -> None:
 
 
 @pytest.mark.parametrize("have", [0, 1, 10, 12])
-def test_a_truncated_upload_is_refused_and_may_go_on(have: int) -> None:
+def test_a_truncated_upload_is_refused_and_may_go_on(have: int, of_scheme: RoundPlan) -> None:
     """C17."""
-    c, aggregator, right = uploading()
+    c, aggregator, right = uploading(of_scheme)
     aggregator.absorb("t001", 0, right[:have])
     with pytest.raises(ProtocolError, match=f"{have} of {len(right)} bytes"):
         aggregator.receive("t001", encode(c.said["upload_commitment"][1]), 0.0)
@@ -763,8 +793,8 @@ def test_other_bytes_than_those_committed_to_never_enter_the_sum() -> None:
     check_invariants(network)
 
 
-def test_pieces_of_an_upload_that_is_not_announced_are_refused() -> None:
-    c, aggregator = up_to(Step.MASKED_INPUT)
+def test_pieces_of_an_upload_that_is_not_announced_are_refused(of_scheme: RoundPlan) -> None:
+    c, aggregator = up_to(Step.MASKED_INPUT, of_scheme)
     for sender in ("t001", "t999", ""):
         with pytest.raises(ProtocolError, match="announced and running"):
             aggregator.absorb(sender, 0, c.uploads[1])
@@ -772,8 +802,8 @@ def test_pieces_of_an_upload_that_is_not_announced_are_refused() -> None:
             aggregator.committed(sender)
 
 
-def test_an_upload_after_its_commitment_is_refused() -> None:
-    c, aggregator, right = uploading()
+def test_an_upload_after_its_commitment_is_refused(of_scheme: RoundPlan) -> None:
+    c, aggregator, right = uploading(of_scheme)
     aggregator.absorb("t001", 0, right)
     aggregator.receive("t001", encode(c.said["upload_commitment"][1]), 0.0)
     with pytest.raises(ProtocolError):
@@ -783,9 +813,9 @@ def test_an_upload_after_its_commitment_is_refused() -> None:
     still_opens(c, aggregator)
 
 
-def test_a_second_different_commitment_proves_its_sender_faulty() -> None:
+def test_a_second_different_commitment_proves_its_sender_faulty(of_scheme: RoundPlan) -> None:
     """C35."""
-    c, aggregator, right = uploading()
+    c, aggregator, right = uploading(of_scheme)
     aggregator.absorb("t001", 0, right)
     first = c.said["upload_commitment"][1]
     aggregator.receive("t001", encode(first), 0.0)

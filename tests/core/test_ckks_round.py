@@ -500,31 +500,6 @@ MOMENTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("lose", [False, True], ids=["after sending", "before sending"])
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_a_restart_at_any_moment_continues_with_the_same_bytes(
-    moment: str, lose: bool, packing: Packing
-) -> None:
-    """C32: the witness sees that nothing is said twice in two ways, uploads and sums included."""
-    faults = [Restart("t001", moment, lose=lose)]
-    network = make_round(5, plan=small(packing), faults=faults, piece_bytes=4000)
-    assert "t001" in network.run().opened.survivors
-    assert not network.outcome.refused
-    check_invariants(network)
-
-
-@pytest.mark.parametrize("moment", [m for m in MOMENTS if m not in ("plan", "agreed_view")])
-def test_an_old_state_is_refused_after_every_act(moment: str) -> None:
-    """C33."""
-    faults = [Restart("t001", moment, state="stale")]
-    network = make_round(5, plan=small(), faults=faults, piece_bytes=4000)
-    network.run()
-    assert isinstance(network.tenants["t001"].failure, StaleState)
-    check_invariants(network)
-    assert network.outcome.result is not None
-
-
 def test_a_tenant_that_joined_and_lost_its_state_does_not_rejoin() -> None:
     """C30: it would draw another key for the same round."""
     network = make_round(5, plan=small(), faults=[Restart("t001", "plan", state="stale")])

@@ -37,7 +37,8 @@ from secagg.testing import (
 )
 from secagg.testing.faults import Fault
 from secagg.testing.invariants import check_invariants
-from tests.core.deviating import PLANS
+from secagg.testing.network import piece_bytes
+from tests.core.deviating import EVERY_PLAN
 
 MOMENTS = (
     "plan", "key_directory", "share_delivery", "agreed_view", "upload_header", "upload_chunk",
@@ -62,10 +63,10 @@ def restored(tenant: SimulatedTenant, state: bytes, key: SealKey = KEY) -> Parti
     )  # fmt: skip
 
 
-@pytest.fixture(params=PLANS)
+@pytest.fixture(params=EVERY_PLAN)
 def plan(request: pytest.FixtureRequest) -> RoundPlan:
-    """Both suites, complete and sparse."""
-    return PLANS[request.param]
+    """Both suites, complete and sparse; scheme ckks."""
+    return EVERY_PLAN[request.param]
 
 
 @pytest.mark.parametrize("lose", [False, True], ids=["after sending", "before sending"])
@@ -74,7 +75,7 @@ def test_a_restart_at_any_moment_continues_with_the_same_bytes(
     moment: str, lose: bool, plan: RoundPlan
 ) -> None:
     faults = [Restart("t001", moment, lose=lose)]
-    network = make_round(plan.n, plan=plan, faults=faults, piece_bytes=7)
+    network = make_round(plan.n, plan=plan, faults=faults, piece_bytes=piece_bytes(plan))
     assert "t001" in network.run().opened.survivors
     assert not network.outcome.refused
     check_invariants(network)
@@ -86,7 +87,7 @@ def test_a_restart_at_any_moment_continues_with_the_same_bytes(
 def test_an_old_state_is_refused_after_every_act(moment: str, plan: RoundPlan) -> None:
     """C33."""
     faults = [Restart("t001", moment, state="stale")]
-    network = make_round(plan.n, plan=plan, faults=faults, piece_bytes=7)
+    network = make_round(plan.n, plan=plan, faults=faults, piece_bytes=piece_bytes(plan))
     network.run()
     assert isinstance(network.tenants["t001"].failure, StaleState)
     check_invariants(network)
@@ -187,7 +188,7 @@ def test_two_copies_that_upload_different_inputs_never_send_two_bytes_at_one_pla
 ) -> None:
     """C34: y - y' = x - x' would give the difference of the inputs, or of two roundings, away."""
     plan = replace(plan, layout=Layout.flat(100))  # enough that some value rounds otherwise
-    network = make_round(plan.n, plan=plan, piece_bytes=5)
+    network = make_round(plan.n, plan=plan, piece_bytes=piece_bytes(plan))
     tenant = until(network, lambda t: t.ready)
     state = tenant.running.export(KEY)
     copies = [restored(tenant, state) for _ in range(2)]
