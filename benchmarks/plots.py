@@ -1,5 +1,5 @@
-"""Plots of a run, as SVG and PNG: cost against n, d and dropout, scheme against scheme, and what each
-step's part is."""
+"""Plots of a run, as SVG and PNG: cost against n, d and dropout, scheme against scheme, and what
+each step's part is."""
 
 from __future__ import annotations
 
@@ -190,9 +190,8 @@ def _by_step(sweeps: Sequence[Sweep], results: Results) -> Figure:
             plot.set_ylabel("" if column else "part of the CPU")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(
-        "Where our CPU goes under scheme masking, by role and step", x=0.01, ha="left", color=_INK
-    )
+    title = "Where our CPU goes under scheme masking, by role and step"
+    figure.suptitle(title, x=0.01, ha="left", color=_INK)
     return figure
 
 

@@ -1,5 +1,5 @@
-"""The report of a run, as Markdown: beside the peers, cost against n, d and dropout, by step; scheme
-against scheme."""
+"""The report of a run, as Markdown: beside the peers, scheme against scheme, cost against n, d and
+dropout, by step."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def _encrypted(results: Results, cases: Iterable[Case]) -> Iterator[str]:
         return
     yield "## Scheme ckks beside NVFLARE HE"
     yield (
-        "Ours / theirs = times ours. All bytes that a client sends are counted, on both sides; bits "
-        "are ours, of the upload and of all steps."
+        "Ours / theirs = times ours. All bytes that a client sends are counted, on both sides; "
+        "bits are ours, of the upload and of all steps."
     )
     titles = (
         "case", "client CPU ms", "server CPU ms", "bytes up a value", "bits a value",
@@ -137,11 +137,12 @@ def _schemes(results: Results, sweep: Sweep) -> Iterator[str]:
     if not both:
         return
     yield f"## Scheme against scheme ({sweep.title})"
-    for what, cost in MEASURES.items():
-        yield f"- {what}: {_crossing_in_words(results, both, cost)}"
+    yield "\n".join(
+        f"- {what}: {_crossing_in_words(results, both, cost)}" for what, cost in MEASURES.items()
+    )
     yield (
-        "Masking / ckks: ms, and bytes up a value over all steps. Those who hold shares, where a "
-        "committee does: `holder`."
+        "Masking / ckks: ms, and bytes up a value over all steps. `holder`: one of those who hold "
+        "shares, where not all do."
     )
     rows = [_scheme_row(case, results.of(case)) for case in both]
     titles = (
@@ -159,7 +160,8 @@ def _scheme_row(case: Case, systems: Mapping[str, Figures]) -> Sequence[str]:
         (masking.server_s, ckks.server_s),
     ]
     cells = (f"{_ms(one)} / {_ms(other)}" for one, other in pairs)
-    return f"{case.tenants:,}", *cells, f"{masking.bytes_up:.3f} / {ckks.bytes_up:.3f}"
+    holders = f" (committee of {case.committee})" if case.committee else ""
+    return f"{case.tenants:,}{holders}", *cells, f"{masking.bytes_up:.3f} / {ckks.bytes_up:.3f}"
 
 
 Measure = Callable[[Figures], float]
@@ -170,7 +172,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def break_even(results: Results, cases: Sequence[Case], cost: Measure) -> float | None:
-    """The n from which `ckks` is the cheaper one, between two that were measured by a straight line.
+    """The n from which `ckks` is the cheaper one; a straight line between measured ones.
 
     None if one of the schemes is cheaper at all of them; of several crossings the last.
     """
