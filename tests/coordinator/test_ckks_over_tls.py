@@ -1,0 +1,269 @@
+"""Rounds of scheme `ckks` by real participants over real TLS: what opens, what is refused, what is
+left on disk. What the scheme does to the state machine alone is in tests/core/test_ckks_*.py.
+"""
+
+import asyncio
+import gc
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba.core.dispatcher import Dispatcher
+
+from secagg.errors import ConfigError, Step
+from secagg.messages import Signed, Unmask, decode_message
+from secagg.plan import RoundPlan
+from secagg.records import encode
+from secagg.scheme import leaf_places
+from secagg.testing import cohort, make_round
+from secagg.traffic import traffic
+from secagg_coordinator import rounds
+from secagg_wire import message_sizes
+from secagg_wire.limits import DOWNLINK_MESSAGE_BYTES, UPLINK_MESSAGE_BYTES
+from secagg_wire.rehearsal import rehearse
+from secagg_wire.v1 import owner_service_pb2 as owner_pb
+from secagg_wire.v1 import round_pb2
+from tests.coordinator.federation import (
+    CALL_S,
+    TENANTS,
+    Enrolled,
+    Federation,
+    Tenant,
+    federation,
+    goes_silent,
+    play,
+    refusal,
+    vectors,
+)
+from tests.coordinator.test_round_over_tls import check_transcript, download_sum, levels
+
+LENGTH = 20_000
+WITHOUT_DAN = tuple(name for name in TENANTS if name != "dan")
+
+
+def ckks_plan(enrolled: Enrolled, **changes: object) -> RoundPlan:
+    return enrolled.plan(LENGTH, scheme="ckks", **changes)
+
+
+@pytest.mark.parametrize("packing", ["coefficients", "slots"])
+def test_a_sum_of_ciphertexts_is_exact_though_one_tenant_never_uploads(
+    enrolled: Enrolled, tmp_path: Path, packing: str
+) -> None:
+    async def scenario() -> None:
+        plan, inputs = ckks_plan(enrolled, packing=packing), vectors(LENGTH)
+        assert len(leaf_places(plan)) > 2
+        async with federation(enrolled, tmp_path, evidence=tmp_path / "evidence") as running:
+            context = await running.open(plan)
+            tenants = [running.tenant(name, plan, inputs[name], 100) for name in TENANTS]
+            playing = asyncio.create_task(play(tenants, dan=goes_silent))
+            for tenant in tenants:
+                await (tenant.agreed if tenant.name == "dan" else tenant.uploaded).wait()
+            await running.let_pass(plan.deadlines.masked_input_ms / 1000)
+            await playing
+            status = await running.ended(context)
+            assert status.outcome == round_pb2.ROUND_OUTCOME_OPENED
+            assert tuple(status.survivors) == WITHOUT_DAN
+            header, total = await download_sum(running, context)
+            assert (header.length, header.total_weight) == (LENGTH, 400)
+            expected = sum(levels(plan, inputs[name], 100) for name in WITHOUT_DAN)
+            np.testing.assert_array_equal(total, expected)
+            await check_transcript(running, header, WITHOUT_DAN)
+            check_evidence(tmp_path / "evidence" / "round-1", plan)
+
+    asyncio.run(scenario())
+
+
+def check_evidence(directory: Path, plan: RoundPlan) -> None:
+    """plan.json says all that reading an upload takes, and uploads have just that form."""
+    view = json.loads((directory / "plan.json").read_text())
+    ckks = view["ckks"]
+    assert (view["scheme"], view["context"]) == ("ckks", plan.context.hex())
+    assert ckks["packing"] == plan.ckks.packing  # type: ignore[union-attr]
+    assert ckks["log2_modulus"] == pytest.approx(sum(map(math.log2, ckks["primes"])), abs=0.01)
+    assert [prime.bit_length() for prime in ckks["primes"]] == ckks["modulus_bits"]
+    size = ckks["polynomials"] * ckks["degree"] * sum(ckks["modulus_bits"]) // 8
+    uploads = {path.stem: path.stat().st_size for path in (directory / "upload").iterdir()}
+    assert uploads == dict.fromkeys(WITHOUT_DAN, size)
+
+
+class Unreduced(Tenant):
+    """Signs and sends an upload with a residue that is its prime or more."""
+
+    async def announce_upload(self) -> None:
+        await super().announce_upload()
+        upload = self.participant._submitted()
+        honest = upload.leaf
+
+        def leaf(number: int) -> bytes:
+            data = honest(number)
+            return data[:-8] + b"\xff" * 8 if number == 1 else data
+
+        upload.leaf = leaf  # type: ignore[method-assign]
+
+
+def test_a_malformed_ciphertext_is_refused_and_the_round_opens_without_it(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    """C44: by one typed error, after its first leaf had been added and taken out again."""
+    plan, inputs = ckks_plan(enrolled), vectors(LENGTH)
+
+    async def is_refused(tenant: Tenant) -> bool:
+        error = await refusal(tenant.upload())
+        assert type(error).__name__ == "MalformedMessage"
+        tenant.refused.set()
+        return False
+
+    async def scenario(running: Federation) -> None:
+        context = await running.open(plan)
+        tenants = [
+            (Unreduced if name == "dan" else Tenant)(running, name, plan, inputs[name], 100)
+            for name in TENANTS
+        ]
+        playing = asyncio.create_task(play(tenants, dan=is_refused))
+        for tenant in tenants:
+            await (tenant.refused if tenant.name == "dan" else tenant.uploaded).wait()
+        await running.let_pass(plan.deadlines.masked_input_ms / 1000)
+        await playing
+        assert tuple((await running.ended(context)).survivors) == WITHOUT_DAN
+        _, total = await download_sum(running, context)
+        expected = sum(levels(plan, inputs[name], 100) for name in WITHOUT_DAN)
+        np.testing.assert_array_equal(total, expected)
+
+    async def whole() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            await scenario(running)
+
+    asyncio.run(whole())
+
+
+class WrongSum(Tenant):
+    """Releases and signs another sum of shares than the one it holds."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.lied = asyncio.Event()
+
+    async def submit(self, message: bytes) -> object:
+        signed = decode_message(message)
+        if not isinstance(signed, Signed) or signed.label != Unmask.LABEL:
+            return await super().submit(message)
+        answer = signed.read(Unmask)
+        body = encode(replace(answer, key_sum=bytes([answer.key_sum[0] ^ 1]) + answer.key_sum[1:]))
+        plan, identity = self.participant.plan, self.identity
+        signature = identity.sign(plan.suite, signed.label, plan.context, body)
+        answered = await super().submit(
+            encode(Signed(signed.label, signed.sender, body, signature))
+        )
+        self.lied.set()
+        return answered
+
+
+class AfterTheLiar(Tenant):
+    """Answers when the wrong sum has been taken, so that it is always among those that came."""
+
+    liar: WrongSum
+
+    async def submit(self, message: bytes) -> object:
+        signed = decode_message(message)
+        if isinstance(signed, Signed) and signed.label == Unmask.LABEL:
+            await self.liar.lied.wait()
+        return await super().submit(message)
+
+
+def test_a_wrong_sum_of_shares_is_left_out_and_shown_without_being_called_proof(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    """C45: with t = 3, one wrong sum among five is told from the others."""
+    plan, inputs = ckks_plan(enrolled, share_threshold=3), vectors(LENGTH)
+
+    async def scenario(running: Federation) -> None:
+        context = await running.open(plan)
+        liar = WrongSum(running, "eve", plan, inputs["eve"], 100)
+        liar.identity = enrolled.keys["eve"].identity()
+        others = [AfterTheLiar(running, n, plan, inputs[n], 100) for n in TENANTS if n != "eve"]
+        for tenant in others:
+            tenant.liar = liar
+        await play([*others, liar])
+        status = await running.ended(context)
+        assert status.outcome == round_pb2.ROUND_OUTCOME_OPENED, status.reason
+        assert tuple(status.survivors) == TENANTS
+        (excluded,) = status.excluded
+        assert (excluded.tenant, excluded.step) == ("eve", round_pb2.STEP_UNMASK)
+        assert excluded.reason == "its sum of shares is not the others'"
+        _, total = await download_sum(running, context)
+        expected = sum(levels(plan, inputs[name], 100) for name in TENANTS)
+        np.testing.assert_array_equal(total, expected)
+
+    async def whole() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            await scenario(running)
+
+    asyncio.run(whole())
+
+
+# ---------------------------------------------------------------------- what is refused at once
+
+
+async def opening_refused(running: Federation, plan: RoundPlan) -> Exception:
+    request = owner_pb.OpenRoundRequest(plan=plan.encode())
+    return await refusal(running.owner().OpenRound(request, timeout=CALL_S))
+
+
+def test_a_coordinator_without_the_schemes_packages_refuses_the_plan_and_says_why(
+    enrolled: Enrolled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(plan: RoundPlan) -> None:
+        raise ConfigError("scheme ckks needs packages that are not installed")
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            error = await opening_refused(running, ckks_plan(enrolled))
+            assert "this coordinator cannot run the plan" in str(error)
+            assert "packages that are not installed" in str(error)
+            await running.open(enrolled.plan())  # masking goes on
+
+    real = rounds.rehearse
+    monkeypatch.setattr(rounds, "rehearse", lambda p: missing(p) if p.ckks else real(p))
+    asyncio.run(scenario())
+
+
+def test_a_plan_whose_messages_the_wire_cannot_carry_is_refused(
+    enrolled: Enrolled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            error = await opening_refused(running, ckks_plan(enrolled))
+            assert "in step share_keys the message from each tenant has" in str(error)
+            assert "name a smaller committee than 5" in str(error)
+
+    monkeypatch.setattr(message_sizes, "UPLINK_MESSAGE_BYTES", 30_000)
+    asyncio.run(scenario())
+
+
+def test_a_committee_of_64_among_1000_fits_the_wire() -> None:
+    plan = cohort(1000, committee=64).plan(10_000_000, scheme="ckks")
+    assert plan.ckks is not None
+    assert plan.ckks.degree == 8192
+    message_sizes.require_messages_fit(plan)
+    dealt = traffic(plan)[Step.SHARE_KEYS]
+    assert 30e6 < dealt.down < DOWNLINK_MESSAGE_BYTES / 3
+    assert 2e6 < dealt.up < UPLINK_MESSAGE_BYTES / 6
+
+
+@pytest.mark.parametrize("packing", ["coefficients", "slots"])
+def test_a_rehearsal_leaves_nothing_to_compile(packing: str) -> None:
+    plan = cohort(5).plan(LENGTH, scheme="ckks", packing=packing)  # type: ignore[arg-type]
+    rehearse(plan)
+    before = compiled()
+    assert before > 15
+    assert make_round(5, plan=plan).run().opened.survivors == plan.cohort
+    assert compiled() == before
+
+
+def compiled() -> int:
+    """Signatures for which this project's kernels are compiled."""
+    kernels = [one for one in gc.get_objects() if isinstance(one, Dispatcher)]
+    return sum(len(one.signatures) for one in kernels if one.__module__.startswith("secagg."))
