@@ -82,20 +82,22 @@ def test_a_node_without_the_schemes_packages_declines_by_clause_and_stays_for_th
         honest(plan)
 
     async def scenario() -> None:
-        async with federation(enrolled, tmp_path) as running:
-            async with joined(running, config_of(running, "ada", tmp_path)) as node:
-                context = await running.open(enrolled.plan(scheme="ckks"))
-                refused = await node.until("plan_refused")
-                assert refused["clause"] == "schemes"
-                assert "pip install 'secagg[ckks]'" in refused["reason"]
-                assert not node.heard("training")
-                async with all_joined(running, tmp_path, without=("ada",)):
-                    status = await running.ended(context)
-                    assert list(status.survivors) == WITHOUT_ADA
-                    (excluded,) = status.excluded
-                    assert excluded.reason == "declined: PolicyRefused (schemes)"
-                    second = await running.open(enrolled.plan(round_number=2))
-                    assert list((await running.ended(second)).survivors) == list(TENANTS)
+        async with (
+            federation(enrolled, tmp_path) as running,
+            joined(running, config_of(running, "ada", tmp_path)) as node,
+        ):
+            context = await running.open(enrolled.plan(scheme="ckks"))
+            refused = await node.until("plan_refused")
+            assert refused["clause"] == "schemes"
+            assert "pip install 'secagg[ckks]'" in refused["reason"]
+            assert not node.heard("training")
+            async with all_joined(running, tmp_path, without=("ada",)):
+                status = await running.ended(context)
+                assert list(status.survivors) == WITHOUT_ADA
+                (excluded,) = status.excluded
+                assert excluded.reason == "declined: PolicyRefused (schemes)"
+                second = await running.open(enrolled.plan(round_number=2))
+                assert list((await running.ended(second)).survivors) == list(TENANTS)
 
     monkeypatch.setattr(tenant_round, "rehearse", rehearse)
     asyncio.run(scenario())
