@@ -30,23 +30,24 @@ from secagg.messages import (
     UploadCommitment,
 )
 from secagg.participant import Participant
-from secagg.plan import SUITES, RoundPlan
+from secagg.plan import SCHEMES, SUITES, RoundPlan, Scheme
 from secagg.records import encode
+from secagg.scheme import scheme_of
 from secagg.secret import SealKey
 from secagg.shamir import PRIME
 from secagg.testing import SeededRandomness, cohort, make_round
 from secagg.testing.invariants import check_invariants
-from tests.core.deviating import Coalition, Dealing, LyingAggregator, nobody_honest_is_blamed
+from tests.core.deviating import CKKS, Coalition, Dealing, LyingAggregator, nobody_honest_is_blamed
 
 VICTIM, COLLUDER = 1, 4
 SEAL_KEY = SealKey(bytes(32))
 P = 2**255 - 19
 
 
-@pytest.fixture(params=SUITES)
+@pytest.fixture(params=[*SUITES, "ckks"])
 def plan(request: pytest.FixtureRequest) -> RoundPlan:
-    """n = 5, f = 1, t = q = 4, in both suites."""
-    return cohort(5).plan(4, suite=request.param)
+    """n = 5, f = 1, t = q = 4, in both suites and schemes."""
+    return CKKS if request.param == "ckks" else cohort(5).plan(4, suite=request.param)
 
 
 def refused(
@@ -176,7 +177,8 @@ def test_a_u1_without_the_own_keys_is_proof_against_the_coordinator(plan: RoundP
 def test_other_own_keys_are_proof_against_the_coordinator(plan: RoundPlan) -> None:
     """C07: replaced by what a second process of the same identity signed."""
     c = Coalition(plan=plan).run_to(Step.ADVERTISE_KEYS)
-    other = suite.advertise(plan.suite, *_seeds("another process"))
+    channel, mask = _seeds("another process")
+    other = suite.advertise(plan.suite, channel, mask if plan.scheme == "masking" else None)
     refused(c, keys_with(c, c.sign(VICTIM, other)), "own keys", FaultyCoordinator)
 
 
@@ -197,14 +199,16 @@ def test_points_of_low_order_and_other_encodings_are_refused_although_signed(
     c = Coalition(plan=plan).run_to(Step.ADVERTISE_KEYS)
     bad = replace(advertised(c, COLLUDER), **{field: value.to_bytes(32, "little")})
     why = "low order" if value in LOW_ORDER else "no canonical"
+    if plan.scheme == "ckks" and field == "mask_key":
+        why = "has no mask keys"
     refused(c, keys_with(c, c.sign(COLLUDER, bad)), why, MalformedMessage)
 
 
 def test_the_high_bit_alias_of_a_real_key_is_refused(plan: RoundPlan) -> None:
     """C06: libraries mask the bit, so that two encodings would be one key."""
     c = Coalition(plan=plan).run_to(Step.ADVERTISE_KEYS)
-    key = int.from_bytes(advertised(c, VICTIM).mask_key, "little") | 1 << 255
-    bad = replace(advertised(c, COLLUDER), mask_key=key.to_bytes(32, "little"))
+    key = int.from_bytes(advertised(c, VICTIM).channel_key, "little") | 1 << 255
+    bad = replace(advertised(c, COLLUDER), channel_key=key.to_bytes(32, "little"))
     refused(c, keys_with(c, c.sign(COLLUDER, bad)), "no canonical", MalformedMessage)
 
 
@@ -224,7 +228,9 @@ def test_one_key_in_two_places_is_refused(
     """C06."""
     c = Coalition(plan=plan).run_to(Step.ADVERTISE_KEYS)
     bad = copy(advertised(c, VICTIM), advertised(c, COLLUDER))
-    refused(c, keys_with(c, c.sign(COLLUDER, bad)), "the same|one key")
+    if bad == advertised(c, COLLUDER):
+        return  # scheme ckks: there are no mask keys to copy
+    refused(c, keys_with(c, c.sign(COLLUDER, bad)), "the same|one key|has no mask keys|canonical")
 
 
 def _seeds(name: str) -> tuple[suite.ChannelSeed, suite.MaskSeed]:
@@ -282,11 +288,16 @@ def test_a_delivery_without_the_own_dealing_is_proof_against_the_coordinator(
     refused(c, c.delivery(VICTIM, [0, 2, 3, 4]), "own dealing", FaultyCoordinator)
 
 
+def with_zeros(body: ShareKeysBody) -> ShareKeysBody:
+    """A dealing that commits to something else, in a commitment of the right size."""
+    return replace(body, secret_commitment=bytes(len(body.secret_commitment)))
+
+
 def test_another_own_dealing_is_proof_against_the_coordinator(plan: RoundPlan) -> None:
     """C10: replaced by what a second process of the same identity signed."""
     c = Coalition(plan=plan).run_to(Step.SHARE_KEYS)
     honest = c.delivery(VICTIM, c.everybody)
-    other = replace(c.dealings[VICTIM].body.read(ShareKeysBody), secret_commitment=bytes(32))
+    other = with_zeros(c.dealings[VICTIM].body.read(ShareKeysBody))
     bodies = swapped(honest.bodies, VICTIM, c.sign(VICTIM, other))
     refused(c, replace(honest, bodies=bodies), "own dealing", FaultyCoordinator)
 
@@ -371,9 +382,10 @@ def test_a_share_that_is_not_the_committed_one_is_complained_about(
     kind: int, plan: RoundPlan
 ) -> None:
     """C11."""
+    kind %= len(scheme_of(plan).share_kinds)
 
     def distort(holder: int, which: int, value: bytes) -> bytes:
-        return bytes(33) if (holder, which) == (VICTIM, kind) else value
+        return bytes(len(value)) if (holder, which) == (VICTIM, kind) else value
 
     assert complaint_about(plan, Dealing(sealed=distort)) == {COLLUDER}
 
@@ -383,15 +395,17 @@ def test_a_committed_share_beyond_the_field_is_complained_about(
     value: int, plan: RoundPlan
 ) -> None:
     """C36: else the holder's honest answer would be refused at the end."""
-    distort = only_for_the_victim(lambda _: value.to_bytes(33))
+    distort = only_for_the_victim(lambda share: value.to_bytes(33) + share[33:])
     assert complaint_about(plan, Dealing(sealed=distort, committed=distort)) == {COLLUDER}
 
 
 def test_a_share_of_value_zero_or_p_minus_one_is_a_share(plan: RoundPlan) -> None:
-    """C36."""
+    """C36. In scheme ckks too, but there it also has to lie on the polynomials (C42)."""
+    refused_by_degree = {COLLUDER} if plan.scheme == "ckks" else set()
     for value in (0, PRIME - 1):
-        distort = only_for_the_victim(lambda _, value=value: value.to_bytes(33))  # type: ignore[misc]
-        assert complaint_about(plan, Dealing(sealed=distort, committed=distort)) == set()
+        distort = only_for_the_victim(lambda s, value=value: value.to_bytes(33) + s[33:])  # type: ignore[misc]
+        dealing = Dealing(sealed=distort, committed=distort)
+        assert complaint_about(plan, dealing) == refused_by_degree
 
 
 def test_an_opening_of_another_commitment_is_complained_about(plan: RoundPlan) -> None:
@@ -414,12 +428,20 @@ def test_a_bundle_for_another_holder_round_or_dealer_does_not_open(plan: RoundPl
         lambda leaf: replace(leaf, sealed=leaf.sealed + b"\0"),
         lambda leaf: replace(leaf, sealed=b""),
         lambda leaf: replace(leaf, encapsulation=leaf.encapsulation[:-1]),
-        lambda leaf: replace(leaf, commitments=leaf.commitments[:1]),
+        lambda leaf: replace(leaf, commitments=leaf.commitments[:-1]),
         lambda leaf: replace(leaf, commitments=leaf.commitments * 2),
         lambda leaf: replace(leaf, pad_box=b"hidden"),
         lambda leaf: replace(leaf, pad_commitment=bytes(32)),
     ],
-    ids=["long", "empty", "encapsulation", "one commitment", "four", "pad box", "pad commitment"],
+    ids=[
+        "long",
+        "empty",
+        "encapsulation",
+        "one commitment less",
+        "twice as many",
+        "pad box",
+        "pad commitment",
+    ],
 )
 def test_a_leaf_of_another_size_is_complained_about_although_signed(
     change: Callable[[Leaf], Leaf], plan: RoundPlan
@@ -436,9 +458,12 @@ def test_a_leaf_of_another_size_is_complained_about_although_signed(
 # ---------------------------------------------------------------------------- U2 and the view
 
 
-def test_a_victim_that_is_shown_another_u1_is_noticed_before_anybody_uploads() -> None:
+@pytest.mark.parametrize("scheme", ["masking", "ckks"])
+def test_a_victim_that_is_shown_another_u1_is_noticed_before_anybody_uploads(
+    scheme: Scheme,
+) -> None:
     """C08: the others dealt to another U1; C13: they acknowledge another digest."""
-    c = Coalition(7).run_to(Step.ADVERTISE_KEYS)
+    c = Coalition(plan=cohort(7).plan(4, scheme=scheme)).run_to(Step.ADVERTISE_KEYS)
     true, shown = list(c.everybody), [0, 1, 2, 3, 4, 5]
     for index in true:
         c.tell(index, c.directory(shown if index == VICTIM else true))
@@ -494,7 +519,7 @@ def test_dealings_that_are_shown_differently_to_different_tenants_find_no_u2(
     c = Coalition(plan=plan).run_to(Step.SHARE_KEYS)
     first = c.dealings[COLLUDER]
     second = c.redealt(COLLUDER, first.leaves)
-    body = replace(first.body.read(ShareKeysBody), secret_commitment=bytes(32))
+    body = with_zeros(first.body.read(ShareKeysBody))
     second = replace(second, body=c.sign(COLLUDER, body))
     for index in range(4):
         c.dealings[COLLUDER] = second if index == VICTIM else first
@@ -547,13 +572,16 @@ def test_a_small_u2_is_refused(plan: RoundPlan) -> None:
     refused(c, c.agreed([0, 1, 2]), "U2 has 3 members")
 
 
-def test_a_victim_that_is_shown_another_u2_signs_nothing_and_nobody_else_does() -> None:
+@pytest.mark.parametrize("scheme", ["masking", "ckks"])
+def test_a_victim_that_is_shown_another_u2_signs_nothing_and_nobody_else_does(
+    scheme: Scheme,
+) -> None:
     """C18, the classic: decoys in the victim's U2 "drop" later, so that only its masks are left.
 
     Seven tenants, two of them (5, 6) with the coordinator. The victim agrees on {0, 1, 2, 5, 6},
     the others on {0, 1, 2, 3, 4, 5, 6}; 5 and 6 sign whatever is needed under both views.
     """
-    c = Coalition(7).run_to(Step.ACKNOWLEDGE)
+    c = Coalition(plan=cohort(7).plan(4, scheme=scheme)).run_to(Step.ACKNOWLEDGE)
     decoys, true = [0, 1, 2, 5, 6], list(c.everybody)
     for index in (0, 1, 2, 3, 4):
         c.tell(index, c.agreed(decoys if index == VICTIM else true))
@@ -593,9 +621,12 @@ def test_a_survivor_under_another_view_or_length_is_refused(
     refused(c, SurvivorSet(commitments), why)
 
 
-def test_a_survivor_outside_u2_is_refused() -> None:
+@pytest.mark.parametrize("scheme", ["masking", "ckks"])
+def test_a_survivor_outside_u2_is_refused(scheme: Scheme) -> None:
     """C19: nobody holds its shares of this view; its masks would not be in anybody's sum."""
-    c = Coalition(7).run_to(Step.MASKED_INPUT, among=[0, 1, 2, 3, 4, 5])
+    c = Coalition(plan=cohort(7).plan(4, scheme=scheme)).run_to(
+        Step.MASKED_INPUT, among=[0, 1, 2, 3, 4, 5]
+    )
     own = c.said["upload_commitment"][0].read(UploadCommitment)
     c.said["upload_commitment"][6] = c.sign(6, own)
     refused(c, c.survivor_set(c.everybody), "outside U2")
@@ -609,9 +640,12 @@ def test_a_small_u3_is_refused(plan: RoundPlan) -> None:
         refused(c, c.survivor_set(members), f"U3 has {len(members)} members")
 
 
-def test_a_u3_with_fewer_holders_than_the_threshold_is_refused() -> None:
+@pytest.mark.parametrize("scheme", ["masking", "ckks"])
+def test_a_u3_with_fewer_holders_than_the_threshold_is_refused(scheme: Scheme) -> None:
     """C21."""
-    c = Coalition(plan=cohort(5).plan(4, share_threshold=5)).run_to(Step.MASKED_INPUT)
+    c = Coalition(plan=cohort(5).plan(4, share_threshold=5, scheme=scheme)).run_to(
+        Step.MASKED_INPUT
+    )
     refused(c, c.survivor_set([0, 1, 2, 3]), "U3 has 4 members and the plan needs 5")
 
 
@@ -750,11 +784,15 @@ def test_one_signature_does_not_count_twice_and_unsigned_ones_do_not_count(plan:
 
 
 def test_one_kind_of_share_leaves_for_each_dealer_by_the_own_view(plan: RoundPlan) -> None:
-    """C24: of the self mask for survivors, of the mask key for the dropout."""
+    """C24: of the self mask for survivors, of the mask key for the dropout; or one sum alone."""
     c, members = confirmed(plan)
     for index in members:
         c.tell(index, c.quorum(members))
     for body in c.released().values():
+        if plan.scheme == "ckks":
+            assert not body.answers
+            assert len(body.key_sum) == 2048 * 31 // 8
+            continue
         assert [(a.dealer, a.kind) for a in body.answers] == [
             (0, 1),
             (1, 0),
@@ -880,8 +918,10 @@ class SendsNonsense(LyingAggregator):
         SendsNonsense,
     ],
 )  # fmt: skip
-def test_lies_to_one_victim_cost_at_most_its_place(liar: type[LyingAggregator]) -> None:
-    network = make_round(5, aggregator=liar)
+def test_lies_to_one_victim_cost_at_most_its_place(
+    liar: type[LyingAggregator], plan: RoundPlan
+) -> None:
+    network = make_round(5, plan=plan, aggregator=liar)
     outcome = network.run()
     check_invariants(network)
     nobody_honest_is_blamed(network, honest_coordinator=False)
@@ -902,9 +942,9 @@ class ShowsEverybodyAnotherU3(LyingAggregator):
         return message
 
 
-def test_a_different_u3_for_everybody_opens_nothing() -> None:
+def test_a_different_u3_for_everybody_opens_nothing(plan: RoundPlan) -> None:
     """C23."""
-    network = make_round(5, aggregator=ShowsEverybodyAnotherU3)
+    network = make_round(5, plan=plan, aggregator=ShowsEverybodyAnotherU3)
     assert network.run().result is None
     check_invariants(network)
     assert not [e for e in network.sent if e.label == Unmask.LABEL]
@@ -913,9 +953,9 @@ def test_a_different_u3_for_everybody_opens_nothing() -> None:
 def test_a_sum_over_f_colluders_and_one_victim_is_never_opened() -> None:
     """C20, C29: every plan that can exist leaves two honest tenants in U3."""
     for n in range(3, 40):
-        for f in range(n):
+        for f, scheme in product(range(n), SCHEMES):
             try:
-                plan = cohort(n).plan(1, max_colluders=f, min_survivors=f + 2)
+                plan = cohort(n).plan(1, max_colluders=f, min_survivors=f + 2, scheme=scheme)
             except ValueError:
                 assert n <= 3 * f + 3 or f + 2 > n or f > (n - 1) // 3
                 continue
