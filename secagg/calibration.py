@@ -32,14 +32,14 @@ from secagg.errors import ConfigError
 from secagg.identity import Identity, Member, Roster, sha256
 from secagg.layout import Layout
 from secagg.merkle import bulk_leaf_hash
-from secagg.messages import Acknowledge, Leaf, Signed
+from secagg.messages import Acknowledge, DeliveredLeaf, Leaf, Signed
 from secagg.plan import RoundPlan, Scheme
 from secagg.prg import CHUNK_BYTES, Keystream, add_masks, new_scratch
 from secagg.records import decode, encode
 from secagg.scheme import LeafPlace, LeafSums, ProtectionSecrets, Sum, leaf_places, scheme_of
 from secagg.secret import RoundingSeed, Seed, SelfMaskSeed, SelfMaskShare, StreamKey
 from secagg.suite import derive
-from secagg.upload import Upload
+from secagg.upload import Upload, input_digests
 
 Clock = Callable[[], float]
 """CPU seconds, such as `time.process_time`."""
@@ -86,11 +86,20 @@ def _plan(scheme: Scheme, packing: Packing = "coefficients") -> RoundPlan:
     )  # fmt: skip
 
 
+def _vector() -> Values:
+    return np.linspace(-1, 1, _LENGTH, dtype=np.float32)
+
+
+def _digested(clock: Clock, plan: RoundPlan) -> float:
+    """A coordinate of an input, which a participant digests before it uses it."""
+    vector = _vector()
+    return _fastest(clock, lambda: input_digests(plan, vector, 1)) / _LENGTH
+
+
 def _upload(plan: RoundPlan) -> Upload:
-    vector: Values = np.linspace(-1, 1, _LENGTH, dtype=np.float32)
     secrets = ProtectionSecrets(SelfMaskSeed.draw(os.urandom), ())
     protector = scheme_of(plan).protector(plan, 0, secrets)
-    return Upload(plan, vector, 1, RoundingSeed.draw(os.urandom), protector)
+    return Upload(plan, _vector(), 1, RoundingSeed.draw(os.urandom), protector)
 
 
 def _keys(clock: Clock) -> Iterator[tuple[str, float]]:
@@ -123,7 +132,7 @@ def _masked(clock: Clock) -> Iterator[tuple[str, float]]:
     upload, sums, place = _upload(plan), scheme_of(plan).leaf_sums(plan), leaf_places(plan)[0]
     leaf, total = upload.leaf(0), sums.zero(place)
     made = _fastest(clock, lambda: bulk_leaf_hash(upload.leaf(0)))
-    yield "tenant_value", (made - mask) / place.count
+    yield "tenant_value", (made - mask) / place.count + _digested(clock, plan)
     added = _fastest(clock, lambda: _taken(sums, total, leaf, place))
     yield "coordinator_value", added / place.count
     yield "opened_value", _fastest(clock, lambda: from_ring(total, place.bits)) / place.count
@@ -148,7 +157,7 @@ def _ciphertexts(clock: Clock) -> Iterator[tuple[str, float]]:
     plan = _plan("ckks")
     upload, sums, place = _upload(plan), scheme_of(plan).leaf_sums(plan), leaf_places(plan)[0]
     prepared = _fastest(clock, lambda: upload.levels(place))
-    yield "prepared_value", prepared / place.count
+    yield "prepared_value", prepared / place.count + _digested(clock, plan)
     leaf, total = upload.leaf(0), sums.zero(place)
     residues = total.size
     made = _fastest(clock, lambda: bulk_leaf_hash(upload.leaf(0)))
@@ -186,6 +195,13 @@ def _key_shares(clock: Clock) -> Iterator[tuple[str, float]]:
         return sharing.holds(share, 0, challenge, check) and bool(sharing.add_shares([share]).size)
 
     yield "key_element", _fastest(clock, one_share) / (2 * degree)
+    leaf = encode(Leaf(0, bytes(1088), sharing.pack_elements(row), (bytes(32),)))
+
+    def relay() -> bytes:
+        one = decode(Leaf, leaf)
+        return checks.leaf_digest(one.outline) + encode(DeliveredLeaf(0, one, (bytes(32),)))
+
+    yield "relayed_element", _fastest(clock, relay) / degree
 
 
 def _slots(clock: Clock) -> Iterator[tuple[str, float]]:

@@ -31,7 +31,7 @@ class UnitCosts:
     mask_byte: float = 1 / 7.5e9
     """One byte of keystream, made and added."""
     tenant_value: float = 9e-9
-    """One coordinate quantised, packed and hashed."""
+    """One coordinate digested, quantised, packed and hashed."""
     coordinator_value: float = 5e-9
     """One coordinate of one upload received, hashed and added."""
     opened_value: float = 4e-9
@@ -49,19 +49,21 @@ class UnitCosts:
     share_step: float = 80e-9
     """One step of evaluating, or one term of interpolating, a polynomial."""
     prepared_value: float = 5e-9
-    """`ckks`: one coordinate quantised."""
-    encrypted_residue: float = 8e-9
+    """`ckks`: one coordinate digested and quantised."""
+    encrypted_residue: float = 10e-9
     """`ckks`: encoded, encrypted, packed and hashed."""
-    added_residue: float = 3e-9
+    added_residue: float = 4e-9
     """`ckks`: received, hashed, checked to be below its prime, and added."""
     decrypted_residue: float = 8e-9
     """`ckks`: of the sum, decrypted and decoded."""
     slot: float = 400e-9
     """`ckks`, packing slots: one slot of a vector encoded, or of a sum decoded, by SEAL."""
-    key_term: float = 1.5e-9
+    key_term: float = 0.4e-9
     """`ckks`: one term of evaluating or interpolating one coefficient's polynomial."""
     key_element: float = 10e-9
     """`ckks`: one element of a share packed and sealed, or opened and checked, and added."""
+    relayed_element: float = 8e-9
+    """`ckks`: one element of a sealed share received, hashed and sent on by the coordinator."""
 
 
 TYPICAL = UnitCosts()
