@@ -117,7 +117,7 @@ def _connected(
         raise ConfigError(f"{config.keys} holds the keys of {keys.party()}, not of an owner")
     for path in required_files(config):
         if not path.exists():
-            raise ConfigError(f"{path} does not exist; text.path names it")
+            raise ConfigError(f"{path} does not exist; the configuration names it")
     return asyncio.run(_with_connection(config, keys, work))
 
 

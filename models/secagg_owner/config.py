@@ -109,7 +109,8 @@ class Round(Table):
     `scheme` is how deltas are protected: by "masking", by one-time CKKS keys ("ckks"), or by
     whichever of the two costs less in a cohort like this ("auto"; the log says why). `packing` and
     `security` are of "ckks": "slots" makes the sum a ciphertext that SEAL goes on with, and
-    "quantum" or "classical" is the attacker that 128 bits are held against.
+    "quantum" or "classical" is the attacker that 128 bits are held against. `unit_costs` names a
+    file that `secagg bench units` printed on a machine like the tenants', for "auto".
     """
 
     rounds: _Count = 1
@@ -129,6 +130,7 @@ class Round(Table):
     scheme: Scheme | Literal["auto"] = "masking"
     packing: Packing = "coefficients"
     security: Security = "quantum"
+    unit_costs: FilePath | None = None
     neighbours: _Count | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     wait_for_tenants: Annotated[int, Field(ge=0)] | None = None
@@ -183,4 +185,4 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
 
 def required_files(config: Config) -> tuple[Path, ...]:
     """What must be there before a round can be opened."""
-    return () if config.text.path is None else (config.text.path,)
+    return tuple(path for path in (config.text.path, config.round.unit_costs) if path is not None)

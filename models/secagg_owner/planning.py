@@ -7,10 +7,14 @@ open and to recompute sums.
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from pathlib import Path
 
 from secagg.choice import choose_scheme
+from secagg.costs import TYPICAL, UnitCosts, units_from_json
 from secagg.encoding import Quantiser
+from secagg.errors import ConfigError
 from secagg.identity import Roster
 from secagg.layout import Layout
 from secagg.plan import RoundPlan, Scheme
@@ -59,5 +63,17 @@ def plan_round(
 
     if wanted.scheme != "auto":
         return workable(scheme=wanted.scheme), (f"{wanted.scheme}: named by round.scheme",)
-    choice = choose_scheme(workable, dropout=wanted.dropout)
+    choice = choose_scheme(workable, dropout=wanted.dropout, units=_units(wanted.unit_costs))
     return choice.plan, choice.reasons
+
+
+def _units(path: Path | None) -> UnitCosts:
+    if path is None:
+        return TYPICAL
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"round.unit_costs {path}: {error}") from None
+    if not isinstance(facts, dict):
+        raise ConfigError(f"round.unit_costs {path}: not what `secagg bench units` prints")
+    return units_from_json(facts)

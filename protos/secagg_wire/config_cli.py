@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -181,11 +182,24 @@ def _check_data(kind: Role, config: Any, keys: KeyFiles) -> Iterator[Finding]:
     yield Finding(level, "data", f"{data}: {free / _LITTLE_SPACE:.1f} GiB free")
 
 
+def _check_schemes(kind: Role, config: Any, keys: KeyFiles) -> Iterator[Finding]:
+    """Says something only where a scheme that this node is to run lacks its packages."""
+    if find_spec("numba") is not None:
+        return
+    cure = "run: pip install 'secagg[ckks]'"
+    if kind == "owner" and config.round.scheme == "ckks":
+        raise ConfigError(f"round.scheme is ckks, and its packages are not installed; {cure}")
+    if kind == "tenant" and "ckks" in config.policy.schemes:
+        lacking = "the packages of scheme ckks are not installed: its plans will be declined"
+        yield Finding("warning", "schemes", f"{lacking}; {cure}")
+
+
 _CHECKS: Final[Mapping[str, Callable[[Role, Any, KeyFiles], Iterator[Finding]]]] = {
     "keys": _check_keys,
     "certificate": _check_certificate,
     "roster": _check_roster,
     "data": _check_data,
+    "schemes": _check_schemes,
 }
 
 

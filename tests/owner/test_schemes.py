@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from secagg.costs import TYPICAL, units_to_json
 from secagg.errors import ConfigError
 from secagg.plan import RoundPlan
 from secagg.testing import cohort
@@ -48,6 +49,20 @@ def test_auto_says_why_it_chose_and_plans_what_it_chose() -> None:
     assert plan == named
     assert reasons[0].startswith(f"{plan.scheme}: n = 5")
     assert {reason.split(":")[0] for reason in reasons} == {"masking", "ckks"}
+
+
+def test_auto_counts_with_the_machines_own_unit_costs(tmp_path: Path) -> None:
+    """What `secagg bench units` prints decides; what is no such file is one clear error."""
+    file = tmp_path / "units.json"
+    plan, _ = planned(5, scheme="auto")
+    other = "ckks" if plan.scheme == "masking" else "masking"
+    dear = "encrypted_residue" if plan.scheme == "ckks" else "exchange"
+    file.write_text(json.dumps(units_to_json(TYPICAL) | {dear: 0.9}))
+    assert planned(5, scheme="auto", unit_costs=file)[0].scheme == other
+    for text in ("[]", "{", '{"nothing": 1}'):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="unit"):
+            planned(5, scheme="auto", unit_costs=file)
 
 
 def test_auto_takes_masking_where_a_large_cohort_has_no_committee() -> None:
