@@ -57,8 +57,8 @@ class TlsTransport:
         directory = self._root / str(next(self._runs))
         async with federation(self._enrolled, directory) as running:
             context = await running.open(case.plan)
-            silent: set[str] = set()
-            nodes = [Node(running, case, tenant, silent) for tenant in case.tenants.values()]
+            shared: tuple[set[str], set[int]] = (set(), set())
+            nodes = [Node(running, case, tenant, *shared) for tenant in case.tenants.values()]
             async with asyncio.TaskGroup() as group:
                 for node in nodes:
                     group.create_task(node.play())
@@ -87,10 +87,16 @@ class Node:
     """A tenant's node as small as it can be, for any `SimulatedTenant`."""
 
     def __init__(
-        self, running: Federation, case: Case, tenant: SimulatedTenant, silent: set[str]
+        self,
+        running: Federation,
+        case: Case,
+        tenant: SimulatedTenant,
+        silent: set[str],
+        passed: set[int],
     ) -> None:
         self.tenant, self.told = tenant, None
-        self._running, self._plan, self._silent = running, case.plan, silent
+        self._running, self._plan = running, case.plan
+        self._silent, self._passed = silent, passed
         self._cuts = [cut for cut in case.cuts if cut.tenant == tenant.name]
         self._stub = running.rounds_of(tenant.name)
         self._seen = 0
@@ -199,7 +205,9 @@ class Node:
         answered = {
             name for one in status.steps if one.step == status.step for name in one.answered
         }
-        if self._silent and set(self._plan.cohort) - self._silent <= answered:
+        due = self._silent and set(self._plan.cohort) - self._silent <= answered
+        if due and status.step not in self._passed:  # several may have seen that it is due
+            self._passed.add(status.step)
             await self._running.let_pass(TlsTransport.step_ms / 1000)
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _NUMBER = re.compile(r"\bC(\d\d)(?: to C(\d\d))?\b")
-LAST_CHECK = 41
+LAST_CHECK = 45
 
 
 def cited(text: str) -> frozenset[str]:

@@ -122,7 +122,7 @@ _THE_CHECK = {
     "C09": ("checks.py", "raise MalformedMessage('a leaf does not hang", "pass"),
     "C11": (
         "participant_steps.py",
-        "_commitments(me, dealer, me.index, held.opened()) !=",
+        "_commitments(me, dealer, me.index, opened) !=",
         "False",
     ),
     "C23": ("checks.py", "raise ProtocolError(f'{len(signatures)} signatures are below", "pass"),
