@@ -17,6 +17,11 @@ Case = dict[str, Any]
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 _CHECKS = {
     "canonical.read": "C01",
+    "ckks.check": "C42",
+    "ckks.elements": "C25",
+    "ckks.holds": "C42",
+    "ckks.sum_of_shares": "C25",
+    "ckks.unpack": "C44",
     "encoding.ring_bits_needed": "C29",
     "message.decode": "C01",
     "packing.unpack": "C17",

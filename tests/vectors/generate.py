@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vectors.cases import Case
+from tests.vectors.ckks import ckks_cases, ckks_plan_cases
 from tests.vectors.graphs import graph_cases
 from tests.vectors.primitives import (
     canonical_cases,
@@ -34,7 +35,7 @@ FOLDER = Path(__file__).parent
 FILES: dict[str, Callable[[], Iterable[Case]]] = {
     "canonical": canonical_cases,
     "records": record_cases,
-    "plans": plan_cases,
+    "plans": lambda: (*plan_cases(), *ckks_plan_cases()),
     "hashes": hash_cases,
     "suites": suite_cases,
     "shamir": shamir_cases,
@@ -43,6 +44,7 @@ FILES: dict[str, Callable[[], Iterable[Case]]] = {
     "packing": packing_cases,
     "encoding": encoding_cases,
     "graph": graph_cases,
+    "ckks": ckks_cases,
 }
 
 
