@@ -176,7 +176,7 @@ def _run(
     return Measured(
         plan=conversation.plan,
         tenants=tuple(costs[index] for index in measured_tenants(workload)),
-        all_tenants_cpu_by_step_s=_all_tenants(workload, costs, seating),
+        all_tenants_cpu_by_step_s=_all_tenants(workload, conversation.plan, costs, seating),
         coordinator_cpu_by_step_s=conversation.cpu_by_step_s,
         coordinator_shamir_s=conversation.shamir_s,
         coordinator_peak_rss_mb=peak,
@@ -186,17 +186,26 @@ def _run(
 
 
 def _all_tenants(
-    workload: Workload, costs: dict[int, TenantCost], seating: Seating
+    workload: Workload, plan: RoundPlan, costs: dict[int, TenantCost], seating: Seating
 ) -> dict[Step, float]:
-    """All of them by step; if there is a crowd, what the others took, scaled to the cohort."""
+    """All of them by step; if there is a crowd, what the others took, scaled to the cohort.
+
+    Members of a committee take more than others, and are scaled apart from them.
+    """
     if seating is not _in_processes or workload.tenants <= PROCESSES:
         return {step: sum(cost.cpu_by_step_s[step] for cost in costs.values()) for step in Step}
-    sample = [costs[index] for index in measured_tenants(workload)]
-    return {
-        step: statistics.mean(cost.cpu_by_step_s[step] for cost in sample)
-        * (workload.tenants if step in _BEFORE_THE_UPLOAD else len(workload.survivors))
-        for step in Step
-    }
+    sample, holders = measured_tenants(workload), set(plan.same_holders)
+    total = dict.fromkeys(Step, 0.0)
+    for holds in (True, False):
+        like = [costs[index] for index in sample if (index in holders) is holds]
+        for step in Step:
+            there = plan.n if step in _BEFORE_THE_UPLOAD else len(workload.survivors)
+            count = sum((index in holders) is holds for index in range(there))
+            mean = statistics.mean(
+                cost.cpu_by_step_s[step] for cost in like or [costs[index] for index in sample]
+            )
+            total[step] += mean * count
+    return total
 
 
 class _Guest:
