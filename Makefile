@@ -49,7 +49,7 @@ READY = .venv/.installed
 help: ## this list
 	@sed -n 's/^\([a-z.][a-z.-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
 	@echo
-	@echo "  make demo SCHEME=masking TENANTS=5 ROUNDS=3 KILL=1 OUT=build/demo"
+	@echo "  make demo SCHEME=masking TENANTS=5 ROUNDS=3 KILL=1 OUT=build/demo   (or SCHEME=ckks)"
 	@echo "  make .venv PYTHON=python3.12 TORCH_INDEX=none   (see the top of the Makefile)"
 
 .venv: $(READY) ## the environment that everything else runs in

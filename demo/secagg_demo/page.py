@@ -23,7 +23,7 @@ _SCHEMES = {
     "ckks": "Every tenant encrypted its update under a CKKS key that it drew for this round alone, "
     "and shared that key among the tenants. The ciphertexts were added as they were; the tenants "
     "then released sums of their shares, which open the sum over the survivors and nothing else. "
-    "No key anywhere opens a single tenant's ciphertext.",
+    "No key that anybody but its tenant ever holds opens a single ciphertext.",
 }
 _LEFT_OUT = {
     "masking": "; its mask seed was rebuilt from the survivors' shares",
