@@ -32,7 +32,7 @@ from secagg.ckks.public import PublicPolynomials
 from secagg.ckks.residues import Wire, wire
 from secagg.edges import Edges
 from secagg.encoding import Levels
-from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, Step
+from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, ProtocolError, Step
 from secagg.messages import AdvertiseKeys, ShareKeysBody, Unmask
 from secagg.packing import packed_size
 from secagg.plan import RoundPlan
@@ -258,6 +258,10 @@ class Ckks:
         """The sum over U3 of the shares held; nothing from those outside the committee."""
         if not held:
             return Unmask(view, ())
+        if missing := survivors - held.keys():  # C43
+            raise ProtocolError(
+                f"shares of participants {sorted(missing)} of U3 are missing", step=_UNMASK
+            )
         count = parameters_of(plan).degree + sharing.CHECKS
         shares = [
             sharing.parse_elements(held[dealer][KEY].share.expose(), count)
