@@ -619,6 +619,16 @@ class CkksRound(Round):
     def degree(self) -> int:
         return int(self.plan.parameters.degree)
 
+    def transcript(self, roster: bytes) -> tuple[bytes, bytes]:
+        """The answers in it are those that opened: the first t that arrived."""
+        every = self.signed["unmask"]
+        first = list(every)[: self.plan.threshold]
+        self.signed["unmask"] = {sender: every[sender] for sender in first}
+        try:
+            return super().transcript(roster)
+        finally:
+            self.signed["unmask"] = every
+
     def upload_root(self, sender: int) -> bytes:
         size = sum(self.plan.parameters.modulus_bits) * self.degree // 8
         data = self.uploads[sender]

@@ -8,13 +8,15 @@ Reed-Solomon decoding. Refusals are ours to show (test_vectors.py).
 import ast
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.core import independent
 from tests.core import independent_ckks as other
-from tests.core.test_independent import committed, unhex
+from tests.core.test_independent import COVERED, committed, signature_sign, unhex
 
 
 def test_it_imports_nothing_of_ours() -> None:
@@ -221,3 +223,151 @@ def test_the_transform_is_the_value_at_every_root(prime: int) -> None:
         point = pow(root, 2 * other.reversed_bits(place, 5) + 1, prime)
         assert value == other.polynomial_at(coefficients, point, prime)
     assert other.inverse_ntt(found, prime) == coefficients
+
+
+# ---------------------------------------------------------------------------- a whole round
+
+
+NAME = "round-ckks"
+
+
+@lru_cache(maxsize=1)
+def heard() -> other.CkksRound:
+    """The round as a coordinator of that implementation would hear it; every signature holds."""
+    facts = committed(NAME)
+    plan: Any = other.CkksPlan(unhex(facts["plan"]))
+    public = {
+        row["index"]: unhex(signature_sign(row["identity_seed"], **COVERED)["public_key"])
+        for row in facts["tenants"]
+    }
+    found = other.CkksRound(plan, public)
+    for row in facts["messages"]:
+        if "from" in row:
+            sender = plan.cohort.index(row["from"])
+            found.hear(row["message"], unhex(row["bytes"]), row.get("offset", 0), sender)
+    return found
+
+
+def tenants() -> list[dict[str, Any]]:
+    return list(committed(NAME)["tenants"])
+
+
+@lru_cache(maxsize=8)
+def dealt(index: int) -> list[list[int]]:
+    """The polynomials of one dealer."""
+    row = tenants()[index]
+    seeds = unhex(row["self_mask_seed"]), unhex(row["dealing_seed"])
+    return heard().polynomials_of(*seeds, heard().holders(index))
+
+
+def test_it_reads_the_plan_and_chooses_the_same_parameters() -> None:
+    plan: Any = heard().plan
+    assert plan.context.hex() == committed(NAME)["context"]
+    n = len(plan.cohort)
+    assert plan.parameters == other.choose(
+        n, plan.length, plan.ring_bits, plan.weight_ring_bits, n, "coefficients", "quantum"
+    )
+
+
+def test_it_advertises_a_channel_key_and_no_mask_key() -> None:
+    for row in tenants():
+        channel = independent.public_keys("x25519", "channel seed", unhex(row["channel_seed"]))
+        assert heard().keys[row["index"]] == independent.Keys(channel, (b"", b""))
+
+
+def test_it_deals_the_shares_that_stand_in_every_bundle() -> None:
+    found = heard()
+    for row in tenants():
+        holder = row["index"]
+        bundles = found.bundles_of(holder, unhex(row["channel_seed"]))
+        assert sorted(bundles) == [one for one in range(5) if one != holder]
+        for dealer, share in bundles.items():
+            assert share == other.pack(other.share_of(dealt(dealer), holder), 31)
+
+
+def test_it_proves_the_degree_as_every_dealer_did_and_every_holder_accepts() -> None:
+    found = heard()
+    for dealer in range(5):
+        body = found.signed["share_keys"][dealer].body
+        holders, published, root = independent.read_dealing_body(body)
+        leaves = [independent.merkle_leaf(leaf.outline) for leaf in found.leaves[dealer]]
+        assert (holders, root) == ([0, 1, 2, 3, 4], independent.merkle_root(leaves))
+        rho = found.rho(dealer, root)
+        check = other.check_polynomials(dealt(dealer), rho)
+        assert other.encode_check(check) == published
+        share = other.share_of(dealt(dealer), 4)
+        assert other.holds(share, 4, rho, check)
+        assert not other.holds([share[0] ^ 1, *share[1:]], 4, rho, check)
+
+
+def test_it_encrypts_every_upload_byte_for_byte() -> None:
+    found = heard()
+    plan: Any = found.plan
+    for row in tenants():
+        if "levels" not in row:
+            continue
+        uniform = independent.rounding_words(
+            unhex(row["rounding_seed"]), plan.context, 0, plan.length
+        )
+        factor = row["weight"] / plan.max_weight
+        levels = independent.levels(plan.clip, plan.value_bits, row["vector"], factor, uniform)
+        assert levels == row["levels"]
+        made = found.upload_of(unhex(row["self_mask_seed"]), levels, row["weight"])
+        assert made == found.uploads[row["index"]]
+
+
+def test_it_releases_the_same_sums_of_shares() -> None:
+    found = heard()
+    for holder, released in found.key_sums().items():
+        shares = [other.share_of(dealt(dealer), holder) for dealer in found.survivors]
+        sums = [sum(column) % other.P for column in zip(*shares, strict=True)]
+        assert released == sums[: found.degree]
+
+
+def test_any_two_sums_open_the_sum_of_the_keys() -> None:
+    found = heard()
+    seeds = [unhex(tenants()[index]["self_mask_seed"]) for index in found.survivors]
+    key = [sum(column) for column in zip(*map(found.key_of, seeds), strict=True)]
+    sums = found.key_sums()
+    assert sorted(sums) == found.survivors == [0, 1, 2, 4]
+    for some in ((0, 1), (0, 4), (2, 4)):
+        assert other.at_zero({holder: sums[holder] for holder in some}) == key
+    assert max(map(abs, key)) <= other.TAIL * len(seeds)
+
+
+def test_it_opens_the_same_sum_from_what_was_sent() -> None:
+    found, facts = heard(), committed(NAME)
+    level_sum, weight = found.open()
+    assert (level_sum, weight) == (facts["level_sum"], facts["total_weight"])
+    inputs = [row for row in tenants() if row["tenant"] in facts["survivors"]]
+    assert level_sum == [
+        sum(column) for column in zip(*(row["levels"] for row in inputs), strict=True)
+    ]
+    assert weight == sum(row["weight"] for row in inputs)
+    plan: Any = found.plan
+    assert other.sum_root(plan, level_sum, weight).hex() == facts["sum_root"]
+
+
+def test_a_wrong_key_opens_nothing() -> None:
+    found = heard()
+    key = other.at_zero(dict(list(found.key_sums().items())[:2]))
+    with pytest.raises(ValueError, match="more than honest"):
+        found.open_with([key[0] + 1, *key[1:]])
+
+
+def test_it_agrees_on_digests_deliveries_and_the_transcript() -> None:
+    found, facts = heard(), committed(NAME)
+    for digest in ("directory_digest", "dealings_digest", "view", "members_digest"):
+        assert getattr(found, digest).hex() == facts[digest]
+    for row in facts["messages"]:
+        if row["message"] == "share_delivery":
+            data = found.delivery(found.plan.cohort.index(row["to"][0]))
+            assert independent.sha256(data).hex() == row.get("sha256", digest_of(row))
+    whole, digest = found.transcript(unhex(facts["roster"]))
+    assert digest.hex() == facts["transcript_digest"]
+    kept = {row["round"]: row["bytes"] for row in committed("transcripts")["transcripts"]}
+    assert whole.hex() == kept[NAME]
+
+
+def digest_of(row: dict[str, Any]) -> str:
+    return independent.sha256(unhex(row.get("bytes", ""))).hex()

@@ -11,6 +11,7 @@ from secagg.messages import decode_message
 from secagg.plan import RoundPlan
 from secagg.records import encode
 from secagg.testing.invariants import rebuilt
+from tests.vectors import ckks_rounds
 from tests.vectors.cases import outcome
 from tests.vectors.generate import FILES, FOLDER, ROUNDS, render
 from tests.vectors.rounds import RECIPES, SAYS, met, sum_case, transcript_case
@@ -70,6 +71,25 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "row"), REFUSED)
 def test_every_spoilt_message_meets_the_stated_error(name: str, row: dict[str, Any]) -> None:
     assert met(name, row)[0] == row["refused"]["error"] != "accepted"
+
+
+COMPLAINTS, OPENINGS = (
+    [pytest.param(row, id=row["case"]) for row in committed(ckks_rounds.NAME)[name]]
+    for name in ("complaints", "openings")
+)
+
+
+@pytest.mark.parametrize("row", COMPLAINTS)
+def test_a_holder_refuses_a_dealing_that_is_off_its_polynomials(row: dict[str, Any]) -> None:
+    """C42."""
+    assert ckks_rounds.refused_by_the_holder(row) == row["refuses"]
+
+
+@pytest.mark.parametrize("row", OPENINGS)
+def test_sums_of_shares_open_or_are_refused_as_stated(row: dict[str, Any]) -> None:
+    """C45."""
+    outcome = ckks_rounds.opened(row)
+    assert outcome == {name: row[name] for name in outcome}
 
 
 def test_every_check_of_a_received_message_has_a_spoilt_message() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from tests.vectors import ckks_rounds
 from tests.vectors.cases import Case
 from tests.vectors.ckks import ckks_cases, ckks_plan_cases
 from tests.vectors.graphs import graph_cases
@@ -28,7 +29,7 @@ from tests.vectors.primitives import (
     shamir_cases,
 )
 from tests.vectors.records import hash_cases, plan_cases, record_cases
-from tests.vectors.rounds import ROUNDS
+from tests.vectors.rounds import ROUNDS as MASKED_ROUNDS
 from tests.vectors.suites import suite_cases
 
 FOLDER = Path(__file__).parent
@@ -46,6 +47,7 @@ FILES: dict[str, Callable[[], Iterable[Case]]] = {
     "graph": graph_cases,
     "ckks": ckks_cases,
 }
+ROUNDS = {**MASKED_ROUNDS, ckks_rounds.NAME: ckks_rounds.facts}
 
 
 def render(name: str) -> str:

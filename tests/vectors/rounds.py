@@ -3,8 +3,8 @@
     round-x25519    four tenants, complete graph; t003 falls silent before its upload
     round-hybrid    the same with suite x25519-mlkem768
     round-sparse    eight tenants, each with four drawn neighbours, hybrid suite; t005 falls silent
-    transcripts     the first two rounds' transcripts, edits after which they do not verify, and
-                    claimed sums
+    round-ckks      five tenants in scheme ckks, any two of which open (ckks_rounds.py)
+    transcripts     transcripts, edits after which they do not verify, and claimed sums
 
 Seeds and inputs are in the files, and every encapsulation uses a known m (`derandomised.py`), so
 all bytes follow. Under `refused` stand messages that one byte or one field made wrong, who meets
@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 from secagg import checks, merkle
@@ -74,11 +75,25 @@ DOWN = ("key_directory", "share_delivery", "agreed_view", "survivor_set", "quoru
 class Remembers(SimulatedTenant):
     """Keeps every state that its participant was in."""
 
+    def __init__(self, **parts: Any) -> None:
+        self.drawn: list[bytes] = []
+        randomness = parts.pop("randomness")
+
+        def noted(size: int) -> bytes:
+            self.drawn.append(randomness(size))
+            return self.drawn[-1]
+
+        super().__init__(randomness=noted, **parts)
+
     def offer(self, plan: bytes) -> list[bytes]:
         return self._noted(super().offer(plan))
 
     def receive(self, message: bytes) -> list[bytes]:
-        return self._noted(super().receive(message))
+        before = len(self.drawn)
+        messages = self._noted(super().receive(message))
+        if len(self.states) == 2:
+            self.first_in_dealing = self.drawn[before]
+        return messages
 
     def submit(self) -> list[bytes]:
         return self._noted(super().submit())
@@ -104,6 +119,9 @@ RECIPES = {
     "round-x25519": Recipe(4, lambda c: c.plan(5, suite="x25519"), "t003"),
     "round-hybrid": Recipe(4, lambda c: c.plan(5), "t003"),
     "round-sparse": Recipe(8, lambda c: c.plan(5, max_colluders=0, neighbours=4), "t005"),
+    "round-ckks": Recipe(
+        5, lambda c: c.plan(5, scheme="ckks", suite="x25519", share_threshold=2), "t003"
+    ),
 }
 
 
@@ -335,7 +353,7 @@ SAYS = {
     "C03": "not signed by the key",
     "C04": "not unique and in index order",
     "C05": "U[12] has . members and the plan needs",
-    "C06": "low order|no canonical X25519|KEM|advertise one key|advertises this key",
+    "C06": "low order|no canonical X25519|KEM|advertise one key|advertises this key|no mask keys",
     "C07": "U1 lacks this participant's own keys",
     "C08": "holders are not U1|leaves are not unique and in order",
     "C09": "leaves (do|and)|another size than its scheme|commitment has another size",
@@ -350,7 +368,8 @@ SAYS = {
     "C21": "holders among those who are left",
     "C22": "U3 lacks this participant",
     "C23": "below the quorum|over another U3|outside U3",
-    "C25": "other dealers or kinds|not the one dealt to it|a sum of shares",
+    "C25": "dealers or kinds|not the one dealt to it|a sum( of shares|$)|31 bits|field's prime",
+    "C44": "not below the plane's prime",
 }
 
 
@@ -362,9 +381,52 @@ def refusal(name: str, row: dict[str, Any], check: str) -> dict[str, Any]:
     return {**row, "refused": {"error": error, "check": check}}
 
 
+Edits = list[tuple[int, int, str]]
+
+
+def edits(before: bytes, after: bytes) -> Edits:
+    """(place, how many bytes go, what comes in hexadecimal), places counted in `before`."""
+    found: Edits = []
+    here = there = 0
+    while True:
+        pairs = zip(before[here:], after[there:], strict=False)
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        here, there = here + same, there + same
+        if (here, there) == (len(before), len(after)):
+            return found
+        again = _together_again(before, after, here, there)
+        found.append((here, again[0] - here, after[there : again[1]].hex()))
+        here, there = again
+
+
+def _together_again(before: bytes, after: bytes, here: int, there: int) -> tuple[int, int]:
+    """Where 16 bytes in a row are in both again."""
+    for place in range(here, len(before) - 15):
+        found = after.find(before[place : place + 16], there, there + place - here + 600)
+        if found >= 0:
+            return place, found
+    return len(before), len(after)
+
+
+def edited_bytes(before: bytes, changes: Edits) -> bytes:
+    """Inverse of `edits`."""
+    after = before
+    for place, count, text in reversed(changes):
+        after = after[:place] + bytes.fromhex(text) + after[place + count :]
+    return after
+
+
+def bytes_of(name: str, row: dict[str, Any]) -> bytes:
+    """A spoilt message: whole, or as edits of the one that its party sent or was sent."""
+    if "bytes" in row:
+        return bytes.fromhex(row["bytes"])
+    party = row["to"] if "to" in row else row["from"]
+    return edited_bytes(message_of(name, party, row["message"]), row["edits"])
+
+
 def met(name: str, row: dict[str, Any]) -> tuple[str, str]:
     """How a spoilt message is met: the error's class, or Excluded, and the reason."""
-    data = bytes.fromhex(row["bytes"])
+    data = bytes_of(name, row)
     try:
         if "to" in row:
             parked(name, row["to"], Step[row["after"].upper()]).receive(data)
@@ -386,7 +448,7 @@ def received(name: str, step: Step, row: dict[str, Any], data: bytes) -> list[Ag
         aggregator.absorb(who, row.get("offset", 0), data)
         return []
     if label == "upload_commitment" and row["case"] != "before the upload":
-        aggregator.absorb(who, 0, upload_of(name, who))
+        aggregator.absorb(who, 0, edited_bytes(upload_of(name, who), row.get("upload_edits", [])))
     return aggregator.receive(who, data, 0.0)
 
 
@@ -779,6 +841,13 @@ def forged_messages(name: str, parts: list[bytes]) -> Iterator[tuple[str, str, i
     signed_answer = parsed[place + 3]
     assert isinstance(signed_answer, Signed)
     answers = signed_answer.read(Unmask)
+    unsigned = "an answer is not signed", "C03", place + 3, encode(flipped(signed_answer))
+    if answers.key_sum:
+        yield unsigned
+        for case, check, data in forged_sums(answers.key_sum):
+            body = replace(answers, key_sum=data)
+            yield case, check, place + 3, encode(resigned(name, signed_answer, body))
+        return
     first, *rest = answers.answers
     for case, changed in (
         ("an answer has another share", replace(first, share=bytes(33))),
@@ -789,7 +858,7 @@ def forged_messages(name: str, parts: list[bytes]) -> Iterator[tuple[str, str, i
         yield case, "C25", place + 3, encode(resigned(name, signed_answer, body))
     body = replace(answers, key_sum=first.share)
     yield "an answer has a sum too", "C25", place + 3, encode(resigned(name, signed_answer, body))
-    yield "an answer is not signed", "C03", place + 3, encode(flipped(signed_answer))
+    yield unsigned
     boxes = parsed[-1]
     assert isinstance(boxes, PadBoxes)
     if boxes.boxes:
@@ -798,6 +867,22 @@ def forged_messages(name: str, parts: list[bytes]) -> Iterator[tuple[str, str, i
         last = len(parts) - 1
         yield "a pad box is another", "C39", last, encode(PadBoxes((spoilt, *others)))
         yield "a pad box is missing", "C39", last, encode(PadBoxes(tuple(others)))
+
+
+def forged_sums(key_sum: bytes) -> Iterator[tuple[str, str, bytes]]:
+    """Sums of shares: (case, check, bytes)."""
+    yield (
+        "a sum of shares is another, which opening shows",
+        "C45",
+        bytes([key_sum[0] ^ 1]) + key_sum[1:],
+    )
+    yield "a sum of shares is a byte short", "C25", key_sum[:-1]
+    yield (
+        "an element of a sum is p",
+        "C25",
+        b"\xff\xff\xff" + bytes([key_sum[3] | 127]) + key_sum[4:],
+    )
+    yield "a sum of shares is missing", "C25", b""
 
 
 @dataclass(frozen=True)
@@ -852,7 +937,7 @@ def sum_cases(name: str) -> Iterator[Case]:
 
 def transcripts() -> dict[str, Any]:
     """The content of transcripts.json."""
-    names = ("round-x25519", "round-hybrid")
+    names = ("round-x25519", "round-hybrid", "round-ckks")
     return {
         "transcripts": [
             {"round": name, "bytes": ran(name).aggregator.transcript.hex()} for name in names
@@ -863,6 +948,6 @@ def transcripts() -> dict[str, Any]:
 
 
 ROUNDS: dict[str, Callable[[], dict[str, Any]]] = {
-    **{name: lambda name=name: facts(name) for name in RECIPES},  # type: ignore[misc]
+    **{name: lambda name=name: facts(name) for name in RECIPES if name != "round-ckks"},  # type: ignore[misc]
     "transcripts": transcripts,
 }
