@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from secagg.errors import ConfigError, Step
+from secagg.ckks.parameters import Parameters
+from secagg.cli import main
+from secagg.errors import ConfigError, ProtocolError, Step
 from secagg.messages import Signed, Unmask, decode_message
 from secagg.plan import RoundPlan
 from secagg.records import encode
@@ -21,8 +23,11 @@ from secagg.scheme import leaf_places
 from secagg.testing import cohort, make_round
 from secagg.traffic import traffic
 from secagg_coordinator import rounds
+from secagg_coordinator.archive import Archive
 from secagg_wire import message_sizes
 from secagg_wire.limits import DOWNLINK_MESSAGE_BYTES, UPLINK_MESSAGE_BYTES
+from secagg_wire.manifest import Origin
+from secagg_wire.recomputation import Fetched, transcript_bound
 from secagg_wire.rehearsal import rehearse
 from secagg_wire.v1 import owner_service_pb2 as owner_pb
 from secagg_wire.v1 import round_pb2
@@ -37,6 +42,14 @@ from tests.coordinator.federation import (
     play,
     refusal,
     vectors,
+)
+from tests.coordinator.recomputing import (
+    InventingOneLeaf,
+    InventingWeight,
+    fetched,
+    finished_round,
+    invent,
+    recomputation,
 )
 from tests.coordinator.test_round_over_tls import check_transcript, download_sum, levels
 
@@ -267,3 +280,60 @@ def compiled() -> int:
     """Signatures for which this project's kernels are compiled."""
     kernels = [one for one in gc.get_objects() if isinstance(one, Dispatcher)]
     return sum(len(one.signatures) for one in kernels if one.__module__.startswith("secagg."))
+
+
+# ---------------------------------------------------------------------- the sum once more
+
+
+async def round_and_claim(running: Federation, plan: RoundPlan) -> tuple[Fetched, Origin]:
+    claim = await finished_round(running, plan)
+    return await fetched(running, claim), claim
+
+
+def test_every_leaf_of_the_sum_is_recomputed_from_what_the_coordinator_serves(
+    enrolled: Enrolled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, evidence = ckks_plan(enrolled), tmp_path / "evidence"
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path, evidence=evidence) as running:
+            found, claim = await round_and_claim(running, plan)
+            everything = tuple(range(len(leaf_places(plan))))
+            done = await recomputation(running).compare(found.verified, claim.sum_root, everything)
+            assert done == len(everything) > 2
+            assert len(found.transcript) < transcript_bound(plan)
+
+    asyncio.run(scenario())
+    folder, roster = evidence / "round-1", enrolled.keys["ona"].directory / "roster.bin"
+    capsys.readouterr()
+    command = ["verify-transcript", folder / "transcript", "--roster", roster]
+    assert main([*map(str, command), "--uploads", str(folder / "upload")]) == 0
+    assert "recomputed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("archive", [InventingOneLeaf, InventingWeight])
+def test_an_invented_sum_is_found_out(
+    enrolled: Enrolled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: type[Archive]
+) -> None:
+    invent(monkeypatch, archive)
+    plan = ckks_plan(enrolled)
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            found, claim = await round_and_claim(running, plan)
+            everything = tuple(range(len(leaf_places(plan))))
+            with pytest.raises(ProtocolError, match="not that of the uploads"):
+                await recomputation(running).compare(found.verified, claim.sum_root, everything)
+
+    asyncio.run(scenario())
+
+
+def test_a_small_cohorts_transcript_with_long_sums_of_shares_is_within_the_bound() -> None:
+    """Three sums of 63 kB each are more than the rest of such a transcript."""
+    plan = cohort(3).plan(8, scheme="ckks")
+    assert plan.ckks is not None
+    wide = replace(plan, ckks=Parameters(16384, (30, 30)))
+    network = make_round(3, plan=wide)
+    assert network.run().opened.survivors == plan.cohort
+    size = len(network.aggregator.transcript)
+    assert 3 * wide.ckks.share_bytes < size < transcript_bound(wide)  # type: ignore[union-attr]
