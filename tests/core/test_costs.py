@@ -1,8 +1,10 @@
 """The model of what a round costs follows what each scheme does."""
 
+from dataclasses import fields, replace
+
 import pytest
 
-from secagg.costs import UnitCosts, coordinator_cost, neighbours, tenant_cost
+from secagg.costs import TYPICAL, UnitCosts, coordinator_cost, neighbours, tenant_cost
 from secagg.plan_cli import plan_for
 
 
@@ -55,3 +57,16 @@ def test_a_machine_that_is_twice_as_slow_takes_twice_as_long(make) -> None:
     assert coordinator_cost(plan, 1, slow).total == pytest.approx(
         2 * coordinator_cost(plan, 1, unit).total
     )
+
+
+def test_every_unit_cost_is_in_some_rounds_cost() -> None:
+    plans = [masked(10), encrypted(10), encrypted(10, packing="slots")]
+
+    def total(units: UnitCosts) -> float:
+        return sum(
+            tenant_cost(plan, units).total + coordinator_cost(plan, 1, units).total
+            for plan in plans
+        )
+
+    for one in fields(UnitCosts):
+        assert total(replace(TYPICAL, **{one.name: 1.0})) > 2 * total(TYPICAL), one.name
