@@ -197,6 +197,31 @@ def test_who_has_too_few_holders_left_loses_its_place_and_the_round_goes_on() ->
     nobody_honest_is_blamed(network)
 
 
+@pytest.mark.parametrize("left", [3, 4])
+def test_u3_is_opened_only_where_enough_holders_of_everybody_have_signed_it(left: int) -> None:
+    """C21: silence after the upload. Nobody is told to open, where that could not succeed."""
+    c = Coalition(plan=PLAN).run_to(Step.ADVERTISE_KEYS)
+    graph = Edges.of({index: frozenset(drawn(c, index)) for index in c.everybody}, c.everybody)
+    silent = next(
+        gone
+        for size in range(PLAN.n - PLAN.quorum, 0, -1)
+        for gone in combinations(c.everybody, size)
+        if graph.fewest_holders(frozenset(without(c, gone))) == left
+    )
+    faults = [Silence(PLAN.cohort[index], Step.MASKED_INPUT) for index in silent]
+    network = make_round(10, plan=PLAN, faults=faults)
+    outcome = network.run()
+    if left < PLAN.share_threshold:
+        assert isinstance(outcome.error, TooFewSurvivors)
+        error = outcome.error
+        assert (error.step, error.have, error.need) == (Step.CONSISTENCY_CHECK, left, 4)
+        assert not [one for one in network.sent if one.label in ("quorum", "unmask")]
+    else:
+        assert outcome.opened.survivors == PLAN.cohort
+    check_invariants(network)
+    nobody_honest_is_blamed(network)
+
+
 def test_a_holder_list_that_is_shown_differently_to_different_tenants_finds_no_u2() -> None:
     """C14: the colluder signs two lists; whoever is shown either acknowledges that one."""
     c = Coalition(plan=PLAN).run_to(Step.SHARE_KEYS)
