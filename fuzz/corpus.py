@@ -17,6 +17,7 @@ from typing import Any
 
 from fuzz import targets
 from secagg.canonical import Writer
+from secagg.ckks import parameters
 from secagg.errors import PolicyRefused, Step, TooFewSurvivors
 from secagg.identity import sha256
 from secagg.layout import Layout, TensorSpec
@@ -44,6 +45,7 @@ def seeds() -> Iterator[Seed]:
     yield from transcript_seeds()
     yield from vector_seeds()
     yield from machine_seeds()
+    yield from ckks_seeds()
     yield from wire_seeds()
     yield from file_seeds()
 
@@ -170,6 +172,48 @@ def machine_seeds() -> Iterator[Seed]:
     whole = rounds.upload_of(ROUND, "t001")
     yield "upload", "in_one_piece", bytes([len(whole)]) + whole
     yield "upload", "in_small_pieces", b"".join(b"\x05" + whole[i : i + 5] for i in range(0, 20, 5))
+
+
+def ckks_seeds() -> Iterator[Seed]:
+    name, plan = targets.CKKS, rounds.ran(targets.CKKS).aggregator.plan
+    for packing in ("coefficients", "slots"):
+        writer = Writer()
+        parameters.choose(
+            n=5, length=9, ring_bits=23, weight_ring_bits=14, holders=5, packing=packing
+        ).write(writer)
+        yield "ckks_parameters", packing, b"\0\5\x17" + writer.finish()
+    for case in cases("ckks", "ckks.elements"):
+        head = case["count"].to_bytes(2, "big")
+        yield "ckks_elements", plain(case["case"]), head + bytes.fromhex(case["data"])
+    for case in cases("ckks", "ckks.check"):
+        head = bytes([case["threshold"]])
+        yield "ckks_check", plain(case["case"]), head + bytes.fromhex(case["data"])
+    for case in cases("ckks", "ckks.unpack"):
+        yield "ckks_leaf", plain(case["case"]), bytes.fromhex(case["leaf"])
+    for number, part in enumerate(rounds.parts_of(name)):
+        if number in (0, 1, 6, 7, 8, 9, 11):
+            yield "ckks_chained", f"message_{number:02}", bytes([number]) + part
+    for step, label in enumerate(rounds.DOWN):
+        data = rounds.message_of(name, "t001", label)
+        yield "ckks_participant", label, bytes([step]) + data
+        records = vars_of(decode_message(data))
+        if label != "share_delivery":
+            place = {0: 0, 2: 1, 3: 2, 4: 3}[step]
+            yield "ckks_colluder", label, bytes([place]) + records[0].body
+    labels = [one for one in rounds.LABELS_UP if one != "share_keys"]
+    for label in rounds.LABELS_UP:
+        data = rounds.message_of(name, "t001", label)
+        yield "ckks_aggregator", label, bytes([BODIES[label].STEP]) + data
+        if label != "share_keys":
+            body = rounds.signed(name, "t001", label).body
+            yield "ckks_uplink", label, bytes([labels.index(label)]) + body
+    yield "ckks_bundle", "as_dealt", bytes(2)
+    yield "ckks_bundle", "an_element_is_p", b"\0\0\xff\xff\xff\xff"
+    yield "ckks_upload", "as_sent", bytes(2)
+    last = plan.ckks.leaf_bytes - 3
+    yield "ckks_upload", "a_residue_beyond", last.to_bytes(2, "big") + b"\xff\xff\xff"
+    yield "ckks_sums", "two", b"\0"
+    yield "ckks_sums", "one_of_four_is_wrong", b"\2\0\0\0\1"
 
 
 def vars_of(message: object) -> tuple[Signed, ...]:

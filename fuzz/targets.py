@@ -31,9 +31,13 @@ from google.protobuf.message import DecodeError
 
 from secagg import checks, messages, participant_steps, suite
 from secagg.canonical import Reader, Writer
+from secagg.ckks import sharing
+from secagg.ckks.field import PRIME as FIELD
+from secagg.ckks.parameters import Parameters
+from secagg.ckks.residues import wire
 from secagg.errors import ConfigError, MalformedMessage, ProtocolError, SecaggError, Step
 from secagg.identity import NO_CONTEXT, Roster
-from secagg.intake import Incoming
+from secagg.intake import Accumulator, Incoming
 from secagg.layout import Layout
 from secagg.messages import BODIES, Signed, decode_message
 from secagg.packing import pack, packed_size, unpack
@@ -55,7 +59,7 @@ from secagg_wire.key_files import KeyFiles
 from secagg_wire.manifest import Manifest
 from secagg_wire.refusals import InvalidRequest
 from secagg_wire.v1 import round_service_pb2
-from tests.vectors import rounds
+from tests.vectors import ckks_rounds, rounds
 
 LONGEST = 1 << 16
 SEAL_KEY = SealKey(bytes(range(32)))
@@ -337,35 +341,38 @@ def _my_keys(name: Any) -> suite.PrivateKeys:
 # ---------------------------------------------------------------------------- state machines
 
 
-_kept: dict[tuple[str, Step], Any] = {}
+ROUND, CKKS = "round-x25519", "round-ckks"
+_kept: dict[tuple[str, str, Step], Any] = {}
 """Machines that wait for a message; one that has taken something is made anew."""
 
 
-def _parked(last: Step) -> Any:
-    if ("participant", last) not in _kept:
-        _kept["participant", last] = rounds.parked("round-x25519", "t001", last)
-    return _kept["participant", last]
+def _parked(last: Step, name: str = ROUND) -> Any:
+    place = name, "participant", last
+    if place not in _kept:
+        _kept[place] = rounds.parked(name, "t001", last)
+    return _kept[place]
 
 
-def _waiting(step: Step) -> Any:
-    if ("aggregator", step) not in _kept:
-        aggregator = rounds.waiting("round-x25519", step)
+def _waiting(step: Step, name: str = ROUND) -> Any:
+    place = name, "aggregator", step
+    if place not in _kept:
+        aggregator = rounds.waiting(name, step)
         if step is Step.MASKED_INPUT:
-            header = rounds.message_of("round-x25519", "t001", "upload_header")
+            header = rounds.message_of(name, "t001", "upload_header")
             aggregator.receive("t001", header, 0.0)
-        _kept["aggregator", step] = aggregator
-    return _kept["aggregator", step]
+        _kept[place] = aggregator
+    return _kept[place]
 
 
-def _meets(last: Step, data: bytes) -> None:
-    tenant = _parked(last)
+def _meets(last: Step, data: bytes, name: str = ROUND) -> None:
+    tenant = _parked(last, name)
     before = encode(tenant.running._state)
     try:
         tenant.receive(data)
     except ProtocolError:
         require(encode(tenant.running._state) == before, "a refusal changed the state")
     else:
-        del _kept["participant", last]
+        del _kept[name, "participant", last]
 
 
 @target(seconds=2.0)
@@ -378,21 +385,27 @@ def participant(data: bytes) -> None:
 @target(seconds=2.0)
 def colluder(data: bytes) -> None:
     """A participant answers a coordinator's message with a body that a colluder signed, or refuses it with a ProtocolError and stays as it was."""  # noqa: E501
-    if not data:
-        return
+    if data:
+        _meets_colluder(data, ROUND)
+
+
+def _meets_colluder(data: bytes, name: str) -> None:
     step = (Step.ADVERTISE_KEYS, Step.ACKNOWLEDGE, Step.MASKED_INPUT, Step.CONSISTENCY_CHECK)[
         data[0] % 4
     ]
-    found: Any = decode_message(rounds.message_of("round-x25519", "t001", rounds.DOWN[step]))
-    name = dataclasses.fields(found)[0].name
-    records = getattr(found, name)
+    found: Any = decode_message(rounds.message_of(name, "t001", rounds.DOWN[step]))
+    field = dataclasses.fields(found)[0].name
+    records = getattr(found, field)
     place = 2 * (data[0] >> 7)  # t000 or t002
-    _meets(step, encode(replace(found, **{name: _with_body(records, place, data[1:])})))
+    changed = _with_body(records, place, data[1:], name)
+    _meets(step, encode(replace(found, **{field: changed})), name)
 
 
-def _with_body(records: tuple[Signed, ...], place: int, body: bytes) -> tuple[Signed, ...]:
-    plan, one = rounds.ran("round-x25519").aggregator.plan, records[place]
-    identity = cohort(4).identity(plan.cohort[one.sender])
+def _with_body(
+    records: tuple[Signed, ...], place: int, body: bytes, name: str = ROUND
+) -> tuple[Signed, ...]:
+    plan, one = rounds.ran(name).aggregator.plan, records[place]
+    identity = cohort(plan.n).identity(plan.cohort[one.sender])
     signature = identity.sign(plan.suite, one.label, plan.context, body)
     other = Signed(one.label, one.sender, body, signature)
     return (*records[:place], other, *records[place + 1 :])
@@ -447,8 +460,8 @@ def aggregator(data: bytes) -> None:
         _aggregator_meets(Step(data[0] % 6), data[1:])
 
 
-def _aggregator_meets(step: Step, data: bytes) -> None:
-    found = _waiting(step)
+def _aggregator_meets(step: Step, data: bytes, name: str = ROUND) -> None:
+    found = _waiting(step, name)
     before = found._transcript.digest, found.waiting, len(found._messages)
     try:
         found.receive("t001", data, 0.0)
@@ -456,19 +469,22 @@ def _aggregator_meets(step: Step, data: bytes) -> None:
         now = found._transcript.digest, found.waiting, len(found._messages)
         require(now == before, "a refusal changed the round")
     else:
-        del _kept["aggregator", step]
+        del _kept[name, "aggregator", step]
 
 
 @target(seconds=2.0)
 def signed_uplink(data: bytes) -> None:
     """An aggregator takes a body that its sender signed, excludes the sender, or refuses it with a ProtocolError and stays as it was."""  # noqa: E501
+    if data:
+        _aggregator_meets_body(data, ROUND)
+
+
+def _aggregator_meets_body(data: bytes, name: str) -> None:
     labels = [label for label in rounds.LABELS_UP if label != "share_keys"]
-    if not data:
-        return
     label = labels[data[0] % len(labels)]
-    one = rounds.signed("round-x25519", "t001", label)
-    (other,) = _with_body((one,), 0, data[1:])
-    _aggregator_meets(BODIES[label].STEP, encode(other))
+    one = rounds.signed(name, "t001", label)
+    (other,) = _with_body((one,), 0, data[1:], name)
+    _aggregator_meets(BODIES[label].STEP, encode(other), name)
 
 
 @target()
@@ -490,6 +506,167 @@ def upload(data: bytes) -> None:
         incoming.take(cut)
         taken += len(piece)
         require(incoming.received == taken <= sum(place.size for place in places), "a wrong count")
+
+
+# ---------------------------------------------------------------------------- scheme ckks
+
+
+@target(seconds=2.0)
+def ckks_parameters(data: bytes) -> None:
+    """Reads parameters that are written as the very same bytes and say without an error whether they are fit for use, or raises MalformedMessage."""  # noqa: E501
+    n, ring_bits = int.from_bytes(data[:2], "big"), data[2] if data[2:] else 0
+    try:
+        reader = Reader(data[3:], "parameters")
+        found = Parameters.read(reader)
+        reader.end()
+    except MalformedMessage:
+        return
+    writer = Writer()
+    found.write(writer)
+    require(writer.finish() == data[3:], "parameters have two encodings")
+    if all(holds for _, holds, _ in found.clauses(n, ring_bits, ring_bits)):
+        require(all(prime.bit_length() <= 30 for prime in found.primes), "a prime is too large")
+        room = found.margin_bits(n) + ring_bits * found.digits(n, ring_bits)
+        slots = found.packing == "slots"
+        require(slots or found.modulus >= 1 << room, "the digits do not fit")
+        require(found.polynomials(1000, n, ring_bits, ring_bits) >= 1, "no polynomial")
+
+
+@target()
+def ckks_elements(data: bytes) -> None:
+    """Reads elements below p that are packed as the very same bytes, or raises MalformedMessage."""
+    count, packed = int.from_bytes(data[:2], "big"), data[2:]
+    number = int.from_bytes(packed, "little")
+    try:
+        found = sharing.parse_elements(packed, count)
+    except MalformedMessage:
+        return
+    require(sharing.pack_elements(found) == packed, "elements have two encodings")
+    require(bool((found < FIELD).all()), "an element is p")
+    for place in {0, count // 2, count - 1} if count else ():
+        require(int(found[place]) == number >> 31 * place & FIELD, "another element")
+
+
+@target()
+def ckks_check(data: bytes) -> None:
+    """Reads a degree check that is written as the very same bytes and judges a share by it, or raises MalformedMessage."""  # noqa: E501
+    threshold, written = data[0] if data else 0, data[1:]
+    try:
+        found = sharing.parse_check(written, threshold)
+    except MalformedMessage:
+        return
+    require(sharing.encode_check(found) == written, "a degree check has two encodings")
+    if threshold:
+        rho = sharing.challenge(bytes(32), 0, (written,), 3)
+        sharing.holds(np.arange(7, dtype=np.uint32), 5, rho, found)
+
+
+_SMALL_WIRE = wire(16, (769, 193), (10, 8))
+
+
+@target()
+def ckks_leaf(data: bytes) -> None:
+    """Adds a polynomial whose residues are packed as the very same bytes, or raises MalformedMessage and leaves the sum as it was."""  # noqa: E501
+    moduli = np.array([[769], [193]], np.uint32)
+    total = np.arange(32, dtype=np.uint32).reshape(2, 16)
+    before = total.copy()
+    try:
+        _SMALL_WIRE.add(total, data)
+    except MalformedMessage:
+        require(bool((total == before).all()), "a refusal changed the sum")
+        return
+    one = (total + moduli - before) % moduli
+    require(_SMALL_WIRE.pack(one) == data, "a polynomial has two encodings")
+    require(bool((total < moduli).all()), "a residue is not below its prime")
+    _SMALL_WIRE.subtract(total, data)
+    require(bool((total == before).all()), "what was added is not taken out")
+
+
+@target(seconds=3.0)
+def ckks_chained(data: bytes) -> None:
+    """A ckks transcript with one message exchanged for these bytes under a chain that holds verifies with the same survivors, or raises ProtocolError."""  # noqa: E501
+    parts = rounds.parts_of(CKKS)
+    if not data:
+        return
+    parts[data[0] % len(parts)] = data[1:]
+    try:
+        verified = verify_transcript(rounds.chained(CKKS, parts), cohort(5).roster)
+    except ProtocolError:
+        return
+    require(verified.survivors == ("t000", "t001", "t002", "t004"), "other survivors")
+
+
+@target(seconds=2.0)
+def ckks_participant(data: bytes) -> None:
+    """A participant of scheme ckks answers a coordinator's bytes, or refuses them with a ProtocolError and stays as it was."""  # noqa: E501
+    if data:
+        _meets(Step(data[0] % 5), data[1:], CKKS)
+
+
+@target(seconds=2.0)
+def ckks_colluder(data: bytes) -> None:
+    """A participant of scheme ckks answers a coordinator's message with a body that a colluder signed, or refuses it with a ProtocolError and stays as it was."""  # noqa: E501
+    if data:
+        _meets_colluder(data, CKKS)
+
+
+@target(seconds=2.0)
+def ckks_bundle(data: bytes) -> None:
+    """A holder acknowledges whatever share a dealer sealed and committed to, and refuses the dealer unless it is the one on its polynomials."""  # noqa: E501
+    share = ckks_rounds.bundle_of_the_first()
+    at, changes = int.from_bytes(data[:2], "big") % len(share), data[2:]
+    changed = (share[:at] + changes + share[at + len(changes) :])[: len(share)]
+    tenant = rounds.parked(CKKS, "t001", Step.SHARE_KEYS)
+    (answer,) = tenant.receive(encode(ckks_rounds.with_share(changed)))
+    body: Any = decode_message(answer)
+    refused = body.read(messages.Acknowledge).refused
+    require(refused == (() if changed == share else (0,)), "a share is misjudged")
+
+
+@target(seconds=2.0)
+def ckks_aggregator(data: bytes) -> None:
+    """An aggregator of scheme ckks takes the message that is due, or refuses it with a ProtocolError and stays as it was."""  # noqa: E501
+    if data:
+        _aggregator_meets(Step(data[0] % 6), data[1:], CKKS)
+
+
+@target(seconds=2.0)
+def ckks_uplink(data: bytes) -> None:
+    """An aggregator of scheme ckks takes a body that its sender signed, excludes the sender, or refuses it with a ProtocolError and stays as it was."""  # noqa: E501
+    if data:
+        _aggregator_meets_body(data, CKKS)
+
+
+@target(seconds=2.0)
+def ckks_upload(data: bytes) -> None:
+    """An aggregator adds up any bytes that their sender committed to, or refuses them with MalformedMessage and the sum is as it was."""  # noqa: E501
+    plan = rounds.ran(CKKS).aggregator.plan
+    at, changes = int.from_bytes(data[:2], "big"), data[2:]
+    good = rounds.upload_of(CKKS, "t001")
+    leaf = (good[: at % len(good)] + changes + good[at % len(good) + len(changes) :])[: len(good)]
+    accumulator, (place,) = Accumulator(plan), leaf_places(plan)
+    total = accumulator._totals[place]
+    try:
+        accumulator.add(lambda: iter([leaf]))
+    except MalformedMessage:
+        require(leaf != good and not total.any(), "a refusal changed the sum")
+        return
+    moduli = np.array(plan.ckks.primes, np.uint32)[:, None]
+    require(bool((total < moduli).all()), "a residue is not below its prime")
+
+
+@target(seconds=2.0)
+def ckks_sums(data: bytes) -> None:
+    """Sums of shares, some of them changed, open the one sum of the round, or none."""
+    order = ["t000", "t001", "t002", "t004"]
+    given = order[: 2 + (data[0] if data else 0) % 3]
+    edits: dict[str, Any] = {}
+    for at in range(1, len(data) - 3, 4):
+        who, place = order[data[at] % 4], int.from_bytes(data[at + 1 : at + 3], "big") % 7936
+        edits[who] = [(place, 1, f"{data[at + 3]:02x}")]
+    found = ckks_rounds.opened({"case": "fuzz", "order": given, "edits": edits})
+    right = rounds.ran(CKKS).outcome.opened.level_sum.tolist()
+    require("refused" in found or found["output"]["level_sum"] == right, "another sum opened")
 
 
 # ---------------------------------------------------------------------------- the wire
