@@ -4,6 +4,8 @@
     def test_aggregator(claim):
         claim(make_my_aggregator)
 
+`CKKS_AGGREGATOR_CLAIMS` are those of scheme `ckks`.
+
 An implementation is given as a function that makes an `AggregatorHost` for one round: a coordinator
 behind bytes. Each claim puts it into a `SimulatedNetwork` with this package's tenants, honest and
 deviating, and raises `InvariantBroken` where it does not hold. `CoreAggregator` is the adapter of
@@ -17,6 +19,7 @@ what it announces.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from typing import Protocol
 
 from secagg.aggregator import Aggregator
@@ -26,15 +29,16 @@ from secagg.messages import ShareDelivery, decode_message
 from secagg.outputs import Aborted, AggregatorOutput, Dispatch, Excluded, Finished
 from secagg.plan import RoundPlan
 from secagg.result import Result
-from secagg.scheme import upload_bytes
+from secagg.scheme import leaf_places, upload_bytes
 from secagg.spool import MemorySpool
+from secagg.testing.ckks_deviations import WRONG_SUMS, BadResidue
 from secagg.testing.cohorts import cohort, make_tenants
-from secagg.testing.deviations import DEVIATIONS, ENDS_ROUNDS
+from secagg.testing.deviations import deviations, ends_rounds
 from secagg.testing.faults import DOWN, DOWN_NAMES, PLAN, Duplicate, Fault, Reorder, Silence
 from secagg.testing.host import Refused
 from secagg.testing.invariants import check_invariants, require
 from secagg.testing.network import Envelope, SimulatedNetwork
-from secagg.testing.stage import every_plan, refused, small
+from secagg.testing.stage import CKKS, MASKING, Plans, refused
 from secagg.testing.tenant import SimulatedTenant
 
 Dispatches = list[tuple[str, bytes]]
@@ -214,25 +218,25 @@ class HostedAggregator(Aggregator):
 # ---------------------------------------------------------------------------- claims
 
 
-def rounds_open_exactly(make: MakeAggregator) -> None:
+def rounds_open_exactly(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """Both suites, both graphs: the survivors' sum, and a transcript that gives it again."""
-    for plan in every_plan():
+    for plan in plans.every():
         network, _ = _run(make, plan)
         _opened(network, plan.n)
 
 
-def dropouts_after_any_step_cost_themselves(make: MakeAggregator) -> None:
+def dropouts_after_any_step_cost_themselves(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """Silent from the beginning, or after whatever step, or in the middle of the upload."""
-    for plan in (small("x25519"), small()):
+    for plan in (plans.small("x25519"), plans.small()):
         for after in (None, *list(Step)[:-1]):
             network, _ = _run(make, plan, faults=[Silence(plan.cohort[-1], after)])
             late = after is not None and after >= Step.MASKED_INPUT
             _opened(network, plan.n if late else plan.n - 1)
 
 
-def links_may_repeat_and_reorder(make: MakeAggregator) -> None:
+def links_may_repeat_and_reorder(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """The same message again is nothing new, whenever it comes."""
-    plan = small("x25519")
+    plan = plans.small("x25519")
     for name in plan.cohort[:3]:
         for label in ("advertise_keys", "share_keys", "acknowledge", "upload_commitment"):
             faults: list[Fault] = [Duplicate(name, label), Reorder(plan.cohort[4], label, 3)]
@@ -241,18 +245,18 @@ def links_may_repeat_and_reorder(make: MakeAggregator) -> None:
             require(not host.accused, "a repeated message was taken for proof")
 
 
-def too_few_survivors_abort(make: MakeAggregator) -> None:
+def too_few_survivors_abort(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """Nothing opens below the plan's sizes."""
-    plan = small("x25519")
+    plan = plans.small("x25519")
     for after in (None, *list(Step)[:-1]):
         faults = [Silence(name, after) for name in plan.cohort[:3]]
         network, host = _run(make, plan, faults=faults)
         require(host.aborted and network.outcome.result is None, "too few were enough")
 
 
-def everybody_hears_the_same(make: MakeAggregator) -> None:
+def everybody_hears_the_same(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """U1, U2, U3 and the quorum are one message each; deliveries have one list of dealings."""
-    for plan in every_plan():
+    for plan in plans.every():
         network, _ = _run(make, plan)
         said: dict[str, set[bytes]] = {}
         for envelope in network.sent:
@@ -269,37 +273,44 @@ def _common(envelope: Envelope) -> bytes:
     return envelope.data
 
 
-def deviating_tenants_cost_a_place_at_most(make: MakeAggregator) -> None:
+def deviating_tenants_cost_a_place_at_most(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """Each kind of `secagg.testing.deviations`: the round opens, and blame is right."""
-    for kind in DEVIATIONS:
-        if kind not in ENDS_ROUNDS:
-            plan = small() if "Pad" in kind.__name__ else small("x25519")
+    for kind in deviations(plans.small()):
+        if kind not in ends_rounds(plans.small()):
+            plan = plans.small() if "Pad" in kind.__name__ else plans.small("x25519")
             network, host = _run(make, plan, kinds={plan.cohort[1]: kind})
             _opened(network, plan.n - 1, at_least=True)
             require(host.accused <= {plan.cohort[1]}, f"{kind.__name__}: the wrong one")
 
 
-def wrong_dealings_and_poisoned_sums_open_nothing_false(make: MakeAggregator) -> None:
+def wrong_dealings_and_poisoned_sums_open_nothing_false(
+    make: MakeAggregator, plans: Plans = MASKING
+) -> None:
     """What ends a round ends it: no sum comes out that is not the survivors'."""
-    plan = small("x25519")
-    for kind in ENDS_ROUNDS:
+    plan = plans.small("x25519")
+    for kind in ends_rounds(plan):
         network, host = _run(make, plan, kinds={plan.cohort[1]: kind})
         if network.outcome.result is None:
             require(host.aborted, f"{kind.__name__}: the round does not end")
 
 
-def proven_faults_are_named(make: MakeAggregator) -> None:
-    """Wrong, missing or other answers, two signed messages, dealings that do not open."""
-    plan, provable = small("x25519"), {"WrongAnswers", "MissingAnswer", "OtherKind", "TwoFaced"}
-    for kind in DEVIATIONS:
-        if kind.__name__ in provable | {"OffPolynomial", "OtherSecret"}:
+def proven_faults_are_named(make: MakeAggregator, plans: Plans = MASKING) -> None:
+    """Missing answers, two signed messages; wrong or other ones, and dealings that do not open; in
+    scheme `ckks` malformed sums."""
+    plan, provable = plans.small("x25519"), {"MissingAnswer", "TwoFaced"}
+    if plan.scheme == "masking":
+        provable |= {"WrongAnswers", "OtherKind", "OffPolynomial", "OtherSecret"}
+    else:
+        provable |= {"TruncatedSum", "SumOfPrimes"}
+    for kind in deviations(plan):
+        if kind.__name__ in provable:
             _, host = _run(make, plan, kinds={plan.cohort[1]: kind})
             require(plan.cohort[1] in host.accused, f"{kind.__name__} is not named")
 
 
-def bad_upload_bytes_are_refused(make: MakeAggregator) -> None:
+def bad_upload_bytes_are_refused(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """C17: another offset, a byte too many, bits after the last value; then the right ones."""
-    plan = small("x25519")
+    plan = plans.small("x25519")
     members = cohort(plan.n)
     host = make(plan.encode(), members.roster.encode())
     network = _BadUploads(
@@ -326,21 +337,23 @@ class _BadUploads(SimulatedNetwork):
             self.tried += 1
             at, piece = envelope.offset, envelope.data
             left = upload_bytes(self.plan) - at
-            for why, offset, data in (
+            bad = [
                 ("a gap", at + 1, piece),
                 ("bytes beyond the end", at, piece + bytes(left - len(piece) + 1)),
                 ("far beyond the end", at + left + 9, b"\0"),
-                ("bits after the last value", at, piece[:-1] + b"\xff"),
-            ):
+            ]
+            if leaf_places(self.plan)[-1].spare:
+                bad.append(("bits after the last value", at, piece[:-1] + b"\xff"))
+            for why, offset, data in bad:
                 refused(f"{why} (C17)", self._host.absorb, envelope.tenant, offset, data)
             for stranger in ("", "nobody", self.plan.cohort[0] + "x"):
                 refused("an upload of a stranger", self._host.absorb, stranger, 0, piece)
         super()._deliver_up(envelope)
 
 
-def messages_of_strangers_are_refused(make: MakeAggregator) -> None:
+def messages_of_strangers_are_refused(make: MakeAggregator, plans: Plans = MASKING) -> None:
     """C02: whoever the transport authenticated speaks in its own name, and is in the cohort."""
-    plan = small("x25519")
+    plan = plans.small("x25519")
     network, _ = _run(make, plan)
     messages = [one for one in network.sent if one.up and one.label != "upload_chunk"]
     host = make(plan.encode(), cohort(plan.n).roster.encode())
@@ -363,6 +376,43 @@ AGGREGATOR_CLAIMS: tuple[Claim, ...] = (
     bad_upload_bytes_are_refused,
     messages_of_strangers_are_refused,
 )
+
+
+def wrong_sums_of_shares_are_left_out(make: MakeAggregator, plans: Plans = CKKS) -> None:
+    """C45: with r >= t + 2 answers the sum is exact whatever one holder answers; with t + 1 of them
+    nothing opens. Nobody is named with proof."""
+    plan = plans.small("x25519")
+    for kind in WRONG_SUMS:
+        network, host = _run(make, plan, kinds={plan.cohort[1]: kind})
+        _opened(network, plan.n)
+        silent = [Silence(plan.cohort[5], Step.CONSISTENCY_CHECK)]
+        network, host = _run(make, plan, kinds={plan.cohort[1]: kind}, faults=silent)
+        require(host.aborted and not host.accused, f"{kind.__name__}: one too many")
+
+
+def malformed_residues_cost_their_sender(make: MakeAggregator, plans: Plans = CKKS) -> None:
+    """C44: in whichever leaf; what was added before is taken out again."""
+    for number in (0, -1):
+        kind = type("Bad", (BadResidue,), {"number": number})
+        plan = cohort(6).plan(3_000, scheme=plans.scheme, max_colluders=1, min_survivors=5)
+        network, _ = _run(make, plan, kinds={plan.cohort[1]: kind})
+        _opened(network, plan.n - 1)
+
+
+def _in_ckks(claim: Claim) -> Claim:
+    @wraps(claim)
+    def tried(make: MakeAggregator) -> None:
+        claim(make, plans=CKKS)  # type: ignore[call-arg]
+
+    return tried
+
+
+CKKS_AGGREGATOR_CLAIMS: tuple[Claim, ...] = (
+    *map(_in_ckks, AGGREGATOR_CLAIMS),
+    wrong_sums_of_shares_are_left_out,
+    malformed_residues_cost_their_sender,
+)
+"""The same claims in rounds of scheme `ckks`, for implementations that have it, and its own."""
 
 
 def _run(

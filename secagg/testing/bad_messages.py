@@ -48,12 +48,13 @@ def _bad_keys(stage: Stage, records: tuple[Signed, ...]) -> Iterator[tuple[str, 
         ("the point 0", bytes(32)),
         ("the point 1", (1).to_bytes(32, "little")),
         ("a point that is not canonical", (2**255 - 19 + 9).to_bytes(32, "little")),
-        ("a point with its top bit set", keys.mask_key[:-1] + bytes([keys.mask_key[-1] | 0x80])),
+        ("a point with its top bit set", keys.channel_key[:-1] + b"\xff"),
     ):
         yield name, replace(keys, mask_key=key)
         yield name, replace(keys, channel_key=key)
     yield "one key twice", replace(keys, mask_key=keys.channel_key)
-    yield "another's key", replace(keys, mask_key=other.mask_key)
+    if keys.mask_key:
+        yield "another's key", replace(keys, mask_key=other.mask_key)
     yield "another's channel key", replace(keys, channel_key=other.channel_key)
     for kem in (keys.mask_kem + b"\0", keys.mask_kem[:-1] or b"\0", b"\xff" * 1184):
         yield "a malformed KEM key", replace(keys, mask_kem=kem)

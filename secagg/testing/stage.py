@@ -7,14 +7,16 @@ A `Stage` plays coordinator and all other tenants of one round towards a `Host`,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
+from secagg.ckks.parameters import Packing
 from secagg.errors import Step
 from secagg.messages import (
     Body,
     Downlink,
     Signed,
 )
-from secagg.plan import RoundPlan, Suite
+from secagg.plan import RoundPlan, Scheme, Suite
 from secagg.records import encode
 from secagg.testing.coalition import Coalition, Mark
 from secagg.testing.cohorts import cohort, identity_seed, policy_for
@@ -148,11 +150,13 @@ def small(
     round_number: int = 1,
     max_colluders: int = 1,
     cohort_of: tuple[str, ...] | None = None,
+    scheme: Scheme = "masking",
+    packing: Packing = "coefficients",
 ) -> RoundPlan:
     """Six tenants, one of whom may collude; q = t = 4, and five are the least that go on."""
     return cohort(6).plan(
         5, suite=suite, round_number=round_number, max_colluders=max_colluders, min_survivors=5,
-        cohort=cohort_of,
+        cohort=cohort_of, scheme=scheme, packing=packing,
     )  # fmt: skip
 
 
@@ -161,8 +165,40 @@ def sparse(suite: Suite = "x25519") -> RoundPlan:
     return cohort(7).plan(5, max_colluders=1, neighbours=5, suite=suite)
 
 
-def every_plan() -> Iterator[RoundPlan]:
-    """Both suites, both graphs."""
-    for suite in SUITES:
-        yield small(suite)
-        yield sparse(suite)
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """The plans on which claims are tried, in one scheme."""
+
+    scheme: Scheme
+
+    def small(
+        self,
+        suite: Suite = "x25519-mlkem768",
+        *,
+        round_number: int = 1,
+        max_colluders: int = 1,
+        cohort_of: tuple[str, ...] | None = None,
+    ) -> RoundPlan:
+        """See `small`."""
+        return small(
+            suite, round_number=round_number, max_colluders=max_colluders, cohort_of=cohort_of,
+            scheme=self.scheme,
+        )  # fmt: skip
+
+    def of_length(self, length: int) -> RoundPlan:
+        """Four tenants, and so many values."""
+        return cohort(4).plan(length, scheme=self.scheme)
+
+    def every(self) -> Iterator[RoundPlan]:
+        """Both suites, both graphs or packings."""
+        for suite in SUITES:
+            yield self.small(suite)
+            if self.scheme == "ckks":
+                yield small(suite, scheme="ckks", packing="slots")
+            else:
+                yield sparse(suite)
+
+
+MASKING = Plans("masking")
+CKKS = Plans("ckks")
+"""Needs what the package's extra `ckks` installs."""
