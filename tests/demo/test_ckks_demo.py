@@ -18,6 +18,7 @@ import scipy
 from rich.console import Console
 
 from secagg_demo import nodes
+from secagg_demo.cli import _parser
 from secagg_demo.console import Narrator
 from secagg_demo.evidence import (
     README_CKKS,
@@ -34,13 +35,19 @@ from secagg_demo.processes import Children
 from secagg_demo.report import write_json
 from secagg_demo.results import DemoResult, RoundResult
 from secagg_demo.settings import Settings
+from secagg_demo.show import show
 from secagg_demo.site import OWNER, Site, enrol
 from secagg_demo.uniformity import Plane, Residues, planes_against_uniform
+from secagg_models.recipe import Recipe
 from tests.demo.canned import comparison
 
 ROOT = Path(__file__).parents[2]
 TENANTS = ("ada", "bob", "cyd", "dan", "eve")
 LENGTH = 40_000
+TINY = Recipe(
+    steps_per_round=2, batch=2, context=64, rank=4, warmup_steps=1, rate_grid=(0.003, 0.01),
+    test_windows=4, validation_windows=2,
+)  # fmt: skip
 FAST_LEASE = {"seconds": 4.0, "grace_seconds": 0.5, "join_grace_seconds": 60.0}
 
 
@@ -171,6 +178,20 @@ def test_a_trained_demonstration_has_the_same_page(finished) -> None:
     folder, result = finished
     whole = dataclasses.replace(result, comparison=comparison())
     assert "Did it learn?" in render(whole, folder / "evidence")
+
+
+@pytest.mark.slow
+def test_the_whole_command_under_ckks(tmp_path: Path, capsys) -> None:
+    """With very little training; one tenant is killed in round 2 and back in round 3."""
+    out = tmp_path / "demo"
+    command = ["--scheme", "ckks", "--tenants", "4", "--format", "json", "--out", str(out)]
+    assert show(_parser().parse_args(command), TINY, pilot_steps=1) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [entry["scheme"] for entry in report["rounds"]] == ["ckks"] * 3
+    assert [len(entry["survivors"]) for entry in report["rounds"]] == [4, 3, 4]
+    assert all(entry["exact_sum"] and entry["transcript_holds"] for entry in report["rounds"])
+    checked = subprocess.run([sys.executable, ROOT / ".ci/check_demo.py", out])
+    assert checked.returncode == 0
 
 
 def test_an_upload_of_another_length_is_named(finished, tmp_path) -> None:
