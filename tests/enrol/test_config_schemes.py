@@ -1,4 +1,4 @@
-"""`secagg config check` names a scheme whose packages are missing, and only then speaks of schemes."""
+"""`secagg config check` names a scheme whose packages are missing; else it says nothing of schemes."""
 
 from pathlib import Path
 
