@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from secagg_wire.v1.owner_service_pb2_grpc import OwnerServiceAsyncStub
 
 SILENCE_SECONDS = 120.0
+_OPEN_SECONDS = 600.0
+"""A coordinator that compiles a scheme for the first time, on a busy machine, answers in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class OwnerConnection:
     async def open_round(self, plan: RoundPlan, version: int) -> None:
         """Open a round; the same plan again is the same round."""
         request = pb.OpenRoundRequest(plan=plan.encode(), adapter_version=version)
-        answer = await self.caller.call(self._owner.OpenRound, request)
+        answer = await self.caller.call(self._owner.OpenRound, request, seconds=_OPEN_SECONDS)
         if answer.context != plan.context:
             raise ProtocolError("the coordinator opened another round than this plan's")
 

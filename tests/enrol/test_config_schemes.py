@@ -1,4 +1,4 @@
-"""`secagg config check` names a scheme whose packages are missing; else it says nothing of schemes."""
+"""`secagg config check` names a scheme whose packages are missing, else nothing about schemes."""
 
 from pathlib import Path
 
