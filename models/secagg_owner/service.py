@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 SILENCE_SECONDS = 120.0
 _OPEN_SECONDS = 600.0
-"""A coordinator that compiles a scheme for the first time, on a busy machine, answers in minutes."""
+"""A coordinator that compiles a scheme for the first time on a busy machine takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
