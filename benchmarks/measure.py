@@ -28,6 +28,8 @@ class Results:
     date: str = ""
     turns: dict[str, dict[str, list[Facts]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+    """Load averages of the machine over one minute, after each turn of the last run."""
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -65,7 +67,7 @@ class Run:
     def measure(self) -> None:
         """All that fits in the budget."""
         self.results.machine, self.results.date = machine(), time.strftime("%Y-%m-%d")
-        self.results.limits = measure_limits()
+        self.results.limits, self.results.loads = measure_limits(), []
         started = time.monotonic()
         for turn in range(1, self.programme.turns + 1):
             for case in self.programme.cases():
@@ -92,6 +94,7 @@ class Run:
             except FailedError as error:
                 self._leave_out(f"{case}: {name} failed ({error})")
         self._took_s[case] = time.monotonic() - started
+        self.results.loads.append(round(os.getloadavg()[0], 1))
 
     def _leave_out(self, what: str) -> None:
         if what not in self.results.left_out:

@@ -111,6 +111,13 @@ def _schemes(sweep: Sweep, results: Results) -> Figure:
                 f"n = {crossing:.0f}", (crossing, 0.96), (4, 0), xycoords=("data", "axes fraction"),
                 textcoords="offset points", color=_INK, fontsize=8, va="top",
             )  # fmt: skip
+        for case in cases:
+            if case.committee:
+                plot.annotate(
+                    f"committee of {case.committee}",
+                    (sweep.of(case), _cpu(results.of(case)[CKKS], role)), (0, -14), ha="right",
+                    textcoords="offset points", color=_FAINT, fontsize=8,
+                )  # fmt: skip
         _x_axis(plot, sweep, results)
         plot.set_ylim(bottom=0)
         plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _duration(value)))

@@ -58,12 +58,14 @@ def markdown(programme: Programme, results: Results, plots: Sequence[Path] = ())
 
 
 def _introduction(results: Results) -> str:
+    loads = results.loads
+    load = f" (load averages of {min(loads)} to {max(loads)} in the last run)" if loads else ""
     return f"""\
 # What a round costs
 
 Measured by `make bench` on {results.date}: {results.machine}. Process CPU, user and system, of
 one client (or tenant) and of the server (or coordinator) over one whole round; medians of turns in
-which the systems followed each other. Compare within a row or a case: the machine is shared.
+which the systems followed each other. Compare within a row or a case: the machine is shared{load}.
 
 Every party is a process of its own, which has run a small round before. Left out for all systems
 are sockets, databases and training. Ours has every check on and signs, verifies, seals and hashes

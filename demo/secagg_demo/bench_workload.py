@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.ckks.parameters import Packing, Parameters, Security
+from secagg.ckks.parameters import Packing, Security
 from secagg.encoding import Quantiser, Values
 from secagg.errors import ConfigError
 from secagg.identity import Identity, Member, Roster
@@ -60,8 +60,8 @@ class Workload:
     security: Security = "quantum"
     committee: int = 0
     """How many tenants, the first ones, the roster lists as a committee."""
-    parameters: Parameters | None = None
-    """Of scheme `ckks`; None: the plan's default."""
+    like: RoundPlan | None = None
+    """Whose ring and widths a plan of scheme `ckks` has; None: its own."""
 
     @property
     def quantiser(self) -> Quantiser:
@@ -123,7 +123,14 @@ class Workload:
             security=self.security,
             **{name: value for name, value in chosen.items() if value is not None},
         )
-        return plan if self.parameters is None else replace(plan, ckks=self.parameters)
+        if self.like is None:
+            return plan
+        return replace(
+            plan,
+            ckks=self.like.ckks,
+            ring_bits=self.like.ring_bits,
+            weight_ring_bits=self.like.weight_ring_bits,
+        )
 
     def warm_up(self) -> Workload:
         """A small round that needs everything that this one needs.
@@ -141,7 +148,7 @@ class Workload:
             length=1000 + plan.ckks.leaf_values(3, plan.ring_bits),
             value_bits=self.value_bits,
             scheme=self.scheme,
-            parameters=plan.ckks,
+            like=plan,
         )
 
     def values(self, index: int) -> Values:

@@ -114,6 +114,7 @@ def test_the_report_has_every_case_and_the_ratio_of_turns_side_by_side(results):
     for sweep in QUICK.sweeps[:3]:
         assert f"## Cost against {sweep.name} ({sweep.title})" in report
     assert "AES-256-CTR, 256 KiB at a time | 8.00 GB/s" in report
+    assert "the machine is shared (load averages of " in report
 
 
 def test_ckks_stands_beside_the_peer_that_encrypts_too(results):
