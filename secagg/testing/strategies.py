@@ -107,26 +107,28 @@ def ckks_plans(
 ) -> tuple[Cohort, RoundPlan]:
     """Plans of scheme `ckks` that can work, over every ring width, threshold and f that fit.
 
-    Doubles limit packing `slots` to narrower values.
+    Doubles limit packing `slots` to narrower values, and small sums to smaller caps of weights.
     """
     members = draw(cohorts(min_n, max_n))
     n = len(members.names)
     f = draw(st.integers(0, (n - 1) // 3))
     packing = draw(st.sampled_from(packings))
-    plan = members.plan(
-        draw(st.integers(1, max_length)),
-        round_number=draw(st.integers(1, 1 << 32)),
-        clip=draw(st.sampled_from((1e-3, 1.0, 64.0))),
-        value_bits=draw(st.integers(4, 32 if packing == "coefficients" else 26)),
-        max_weight=draw(st.sampled_from((1, 2, 100, 1 << 20, 1 << 40))),
-        max_colluders=f,
-        share_threshold=draw(st.integers(max(2, f + 1), n)),
-        min_survivors=draw(st.integers(f + 2, n)),
-        suite=draw(st.sampled_from(suites)),
-        scheme="ckks",
-        packing=packing,
-    )
-    return members, plan
+    sizes: dict[str, Any] = {
+        "length": draw(st.integers(1, max_length)),
+        "round_number": draw(st.integers(1, 1 << 32)),
+        "clip": draw(st.sampled_from((1e-3, 1.0, 64.0))),
+        "value_bits": draw(st.integers(4, 32 if packing == "coefficients" else 26)),
+        "max_weight": draw(st.sampled_from((1, 2, 100, 1 << 20, 1 << 40))),
+        "max_colluders": f,
+        "share_threshold": draw(st.integers(max(2, f + 1), n)),
+        "min_survivors": draw(st.integers(f + 2, n)),
+        "suite": draw(st.sampled_from(suites)),
+    }
+    try:
+        return members, members.plan(scheme="ckks", packing=packing, **sizes)
+    except ConfigError:  # a digit or slot is too narrow for such weights, or for such values
+        sizes |= {"max_weight": 1, "value_bits": min(sizes["value_bits"], 24)}
+        return members, members.plan(scheme="ckks", packing=packing, **sizes)
 
 
 @lru_cache(maxsize=64)

@@ -18,8 +18,9 @@ from secagg import participant_steps as steps
 from secagg.aggregator import Aggregator
 from secagg.ckks import sharing
 from secagg.ckks.field import PRIME, canonical
+from secagg.ckks.ntt import ring
 from secagg.ckks.parameters import TAIL, Packing
-from secagg.ckks.scheme import Ckks, wire_of
+from secagg.ckks.scheme import Ckks, _Room, one_time_key, wire_of
 from secagg.errors import (
     FaultyParticipantOrCoordinator,
     MalformedMessage,
@@ -49,6 +50,7 @@ from secagg.testing.coalition import Coalition as Colluding
 from secagg.testing.deviations import OffPolynomial, OtherSecret, deviations, ends_rounds
 from secagg.testing.invariants import InvariantBroken, SpooledUploads, check_invariants
 from secagg.testing.knowledge import check_knowledge
+from secagg.testing.strategies import ckks_plans, deviants, schedules
 from secagg.transcript import verify_transcript
 from tests.core.deviating import CKKS, Coalition, Dealing, deals, nobody_honest_is_blamed
 
@@ -116,6 +118,17 @@ def test_f_tenants_that_deviate_each_in_its_own_way_cost_f_places(data: st.DataO
     kinds = {name: data.draw(st.sampled_from(harmless)) for name in culprits}
     network = run(plan, kinds)
     assert len(network.outcome.opened.survivors) >= plan.n - plan.max_colluders
+
+
+@given(st.data())
+@settings(max_examples=25)
+def test_any_plan_under_any_faults_and_deviations_keeps_the_invariants(data: st.DataObject) -> None:
+    plan = data.draw(ckks_plans(4, 8, max_length=9))[1]
+    kinds, faults = data.draw(deviants(plan)), data.draw(schedules(plan))
+    network = make_round(plan.n, plan=plan, kinds=kinds, faults=faults)
+    outcome = network.run()
+    check_invariants(network, kinds)
+    assert (outcome.result is None) != (outcome.error is None)
 
 
 # ---------------------------------------------------------------------------- dealers (C42)
@@ -664,7 +677,6 @@ def test_ciphertexts_of_another_round_do_not_open_in_this_one(packing: Packing) 
 
 def opener_of(plan: RoundPlan, seed: SelfMaskSeed):  # type: ignore[no-untyped-def]
     """What opens one participant's upload, from shares that its key was dealt in."""
-    from secagg.ckks.scheme import one_time_key
     from secagg.secret import Seed
 
     t = plan.share_threshold
@@ -694,6 +706,41 @@ def test_what_the_aggregator_holds_of_one_tenant_looks_uniform(packing: Packing)
     for count in seen:
         expected = count.sum() / 64
         assert ((count - expected) ** 2 / expected).sum() < 130  # 63 degrees: p about 1e-6
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_two_leaves_of_one_upload_share_no_public_polynomial_and_no_errors(
+    packing: Packing,
+) -> None:
+    """Under one a_j, the difference of two leaves would be that of their values and errors."""
+    plan = cohort(5).plan(5000, scheme="ckks", packing=packing)
+    scheme, places = scheme_of(plan), leaf_places(plan)
+    wire, seed = wire_of(plan), SelfMaskSeed(bytes(range(32)))
+    protector = scheme.protector(plan, 0, steps.ProtectionSecrets(seed, ()))
+    leaves = []
+    for place in places[:2]:
+        residues = np.empty((len(wire.primes), wire.degree), np.uint32)
+        wire.unpack_into(residues, protector.leaf(np.zeros(place.count, np.int64), place))
+        leaves.append(residues)
+    rings = ring(wire.degree, wire.primes)
+    apart = ((leaves[0].astype(np.int64) - leaves[1]) % np.array(wire.primes)[:, None]).astype("u4")
+    rings.inverse(apart)
+    small = np.minimum(apart, np.array(wire.primes, np.uint32)[:, None] - apart) <= 4 * TAIL
+    assert small.mean() < 0.01
+    errors = [leaf_error(plan, seed, one, number) for number, one in enumerate(leaves)]
+    assert np.abs(errors).max() <= TAIL
+    assert (errors[0] != errors[1]).mean() > 0.9
+
+
+def leaf_error(plan: RoundPlan, seed: SelfMaskSeed, leaf: np.ndarray, number: int) -> np.ndarray:  # type: ignore[type-arg]
+    """e = c + a s of a leaf of zeros, centred, from its first plane."""
+    room = _Room(plan)
+    opened = leaf.copy()
+    room.add_product(opened, number, room.factor(one_time_key(plan, seed), negative=False))
+    room.ring.inverse(opened)
+    prime = plan.ckks.primes[0]  # type: ignore[union-attr]
+    residues = opened[0].astype(np.int64)
+    return np.where(residues > prime // 2, residues - prime, residues)
 
 
 def test_a_sum_of_shares_below_the_threshold_looks_uniform() -> None:
