@@ -5,7 +5,8 @@ records. Each step ends when everybody it waits for has answered, or at its dead
 silent is a dropout. U1, U2 and U3 are handed to the host as `Persist` before they are announced,
 so that an honest restart cannot announce another one.
 
-Memory is one accumulator of the vector's length plus O(leaf); uploads wait in the host's `Spool`
+Memory is one accumulator of the vector's length plus O(leaf), and until step 2 everybody's sealed
+shares (in scheme `ckks` some 32 kB for each dealer and holder); uploads wait in the host's `Spool`
 until root, length and signature are verified.
 
 What a `Result` does not imply: that anybody but this process knows it is right. Participants who
@@ -298,9 +299,14 @@ class Aggregator:
         if merkle.root(incoming.hashes) != commitment.root:  # C17
             raise ProtocolError("the upload's bytes are not those committed to", step=_UPLOAD)
         name, sizes = self.plan.cohort[signed.sender], [p.size for p in leaf_places(self.plan)]
-        self._sum.add(lambda: self._spool.read(name, sizes))
         del self._incoming[signed.sender]
         self._waiting.discard(signed.sender)
+        try:
+            self._sum.add(lambda: self._spool.read(name, sizes))
+        except MalformedMessage as error:  # C44: it signed the root over these very bytes
+            self._expelled.add(signed.sender)
+            self._spool.discard(name)
+            return [Excluded(name, _UPLOAD, f"faulty: {error}", (signed.digest,))]
         return []
 
     def _on_consistency_check(self, signed: Signed) -> list[AggregatorOutput]:
@@ -349,6 +355,7 @@ class Aggregator:
     def _close_advertise_keys(self, now: float) -> list[AggregatorOutput]:
         keys = tuple(self._signed(AdvertiseKeys.LABEL))
         self._require_enough(len(keys))
+        self._require_committee({signed.sender for signed in keys})
         directory = KeyDirectory(keys)
         self._directory_message = directory
         self._directory = checks.known_directory(self._setting, directory)
@@ -357,6 +364,7 @@ class Aggregator:
     def _close_share_keys(self, now: float) -> list[AggregatorOutput]:
         dealers = sorted(self._dealings)
         self._require_enough(len(dealers))
+        self._require_committee(set(dealers))
         self._transcript.append(*(encode(self._dealings[dealer]) for dealer in dealers))
         bodies = tuple(self._dealings[dealer].body for dealer in dealers)
         self._dealings_digest = checks.dealings_digest(self._setting, bodies)
@@ -374,6 +382,7 @@ class Aggregator:
 
     def _close_acknowledge(self, now: float) -> list[AggregatorOutput]:
         records = self._signed(Acknowledge.LABEL)
+        self._require_committee({signed.sender for signed in records})
         out = self._cover({signed.sender: signed.read(Acknowledge) for signed in records})
         edges = Edges.of(
             {dealer: body.holders for dealer, body in self._bodies.items()},
@@ -399,7 +408,9 @@ class Aggregator:
         for index in self._incoming:
             self._spool.discard(self.plan.cohort[index])
         self._incoming.clear()
-        commitments = tuple(self._signed(UploadCommitment.LABEL))
+        commitments = tuple(
+            one for one in self._signed(UploadCommitment.LABEL) if one.sender not in self._expelled
+        )
         self._require_enough(len(commitments))
         survivors = SurvivorSet(commitments)
         members = [signed.sender for signed in commitments]
@@ -433,9 +444,15 @@ class Aggregator:
                 step=Step.UNMASK,
             )
         wrong = () if self._opener is None else self._opener.left_out
+        self._expelled |= set(wrong)
+        for index in wrong:
+            del self._key_sums[index]
+        # With fewer that agree, f colluders could have chosen whose right sum looks wrong.
+        certain = len(self._key_sums) >= self.plan.share_threshold + self.plan.max_colluders
         excluded = [
             Excluded(self.plan.cohort[index], Step.UNMASK, "its sum of shares is not the others'")
             for index in wrong
+            if certain
         ]
         answers = [s for s in self._signed(Unmask.LABEL) if s.sender not in self._expelled]
         self._transcript.append(*map(encode, answers))
@@ -479,6 +496,15 @@ class Aggregator:
     def _require_enough(self, have: int) -> None:
         if have < self.plan.least:
             raise TooFewSurvivors(have, self.plan.least, step=self.step)
+
+    def _require_committee(self, members: set[int]) -> None:
+        """Where all have the same holders, t of them are left: else the step that needs them is
+        announced in vain."""
+        holders = self.plan.same_holders
+        if holders and len(members & set(holders)) < self.plan.share_threshold:
+            raise TooFewSurvivors(
+                len(members & set(holders)), self.plan.share_threshold, step=self.step
+            )
 
     def _require_live(self) -> None:
         if self._over or not self._started:
@@ -579,15 +605,12 @@ class Aggregator:
         """
         if self.step is not Step.UNMASK or self._released < self.plan.share_threshold:
             return False
-        if not self._scheme.answers_are_proven and self._opener is None:
-            try:
-                opener = self._scheme.opener(self.plan, self._opening())
-            except FaultyParticipantOrCoordinator:
-                return False
-            if not self._sum.opens(opener, len(self._survivors.indices)):
-                return False
-            self._opener = opener
-        return True
+        if self._scheme.answers_are_proven:
+            return True
+        survivors = len(self._survivors.indices)
+        candidates = self._scheme.candidates(self.plan, self._opening())
+        self._opener = next((one for one in candidates if self._sum.opens(one, survivors)), None)
+        return self._opener is not None
 
     def _opening(self) -> Opening:
         survivors = self._survivors.indices

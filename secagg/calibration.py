@@ -211,6 +211,7 @@ def _slots(clock: Clock) -> Iterator[tuple[str, float]]:
     packing, place = packing_of(plan), leaf_places(plan)[0]
     out = scheme_of(plan).leaf_sums(plan).zero(place)
     levels, error = np.zeros(place.count, np.int64), np.zeros(out.shape[1], np.int8)
-    encoded = _fastest(clock, lambda: packing.encode(levels, error, place, out))
+    dither = np.zeros(out.shape[1])
+    encoded = _fastest(clock, lambda: packing.encode(levels, error, dither, place, out))
     decoded = _fastest(clock, lambda: packing.decode(out.copy(), place, 1))
     yield "slot", max(encoded, decoded) / place.count

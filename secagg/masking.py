@@ -247,6 +247,10 @@ class Masking:
         )
         return Unmask(view, answers)
 
+    def candidates(self, plan: RoundPlan, opening: Opening) -> Iterator[MaskStreams]:
+        """The one that there is."""
+        yield self.opener(plan, opening)
+
     def opener(self, plan: RoundPlan, opening: Opening) -> MaskStreams:
         """Rebuild every seed and return what removes the masks that did not cancel."""
         plus: list[Seed] = []

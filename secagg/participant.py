@@ -223,18 +223,20 @@ class Participant:
         spent, digest = input_digests(self.plan, vector, weight)
         match self._state:
             case Agreed() as agreed:
-                self._ledger.spend(self._me.identity.public_key, spent, self.plan.context)
                 state, header = steps.begin_upload(
                     self._me, agreed, digest, weight, self._randomness
                 )
+                upload = self._new_upload(state, vector)  # what cannot be protected is not spent
+                self._ledger.spend(self._me.identity.public_key, spent, self.plan.context)
                 outputs = self._act(Act.UPLOAD_BEGUN, agreed.request, state, encode(header))
             case Uploading() as state:
                 if state.input_digest != digest:
                     raise self._abandon("another input was submitted after part of one had left")
+                upload = self._new_upload(state, vector)
                 outputs = [Send(self._message_of(Act.UPLOAD_BEGUN))]
             case _:
                 raise UsageError("submit() comes after the agreed view and before the upload ends")
-        self._upload = self._new_upload(state, vector)
+        self._upload = upload
         return outputs
 
     def upload(self, offset: int = 0) -> Iterator[bytes]:

@@ -31,6 +31,7 @@ SUITES: tuple[Suite, ...] = get_args(Suite)
 MAX_COHORT = 1 << 14
 COMPLETE_UP_TO = 256
 COMMITTEE_ABOVE = 64
+MAX_COMMITTEE = 256
 MIN_SURVIVORS = 3
 GUARD_BITS = 4
 _MAX_LENGTH = 1 << 36
@@ -129,7 +130,8 @@ class RoundPlan:
         silent, and that keep `graph.guarantee` (docs/sparse-graphs.md).
 
         `packing` and `security` are of scheme `ckks` (`secagg.ckks.parameters`), whose committee of
-        c above 64 participants has t = floor((c + floor((c - 1) / 3)) / 2) + 1.
+        c above 64 participants has t = floor((c + floor((c - 1) / 3)) / 2) + 1, whoever of it is in
+        the cohort.
 
         Raises:
             ConfigError: no honest participant could accept such a plan; the message says why.
@@ -142,7 +144,7 @@ class RoundPlan:
         q = quorum(n, f)
         committee = committee_of(names, roster.committee)
         if scheme == "ckks":
-            k, t = committee_shares(n, f, len(committee))
+            k, t = committee_shares(n, f, len(committee), len(roster.committee))
         else:
             k, t = shares(n, f, neighbours, dropout)
         ring_bits = max(8, ring_bits_needed(quantiser.value_bits, n, GUARD_BITS))
@@ -288,12 +290,17 @@ def committee_of(cohort: tuple[str, ...], named: tuple[str, ...]) -> tuple[int, 
     """The indices of those who hold the shares of scheme `ckks`: never drawn by anybody."""
     if len(cohort) <= COMMITTEE_ABOVE:
         return tuple(range(len(cohort)))
-    return tuple(index for index, tenant in enumerate(cohort) if tenant in set(named))
+    members = frozenset(named)
+    return tuple(index for index, tenant in enumerate(cohort) if tenant in members)
 
 
-def committee_shares(n: int, f: int, size: int) -> tuple[int, int]:
-    """The default (k, t) of scheme `ckks`; see `RoundPlan.create`."""
-    return size, quorum(n, f) if size == n else quorum(size, max(0, size - 1) // 3)
+def committee_shares(n: int, f: int, size: int, named: int) -> tuple[int, int]:
+    """The default (k, t) of scheme `ckks`; see `RoundPlan.create`.
+
+    `named` is how many the roster names: t follows from them all. From those in the cohort it would
+    follow from whoever chooses cohorts.
+    """
+    return size, quorum(n, f) if n <= COMMITTEE_ABOVE else quorum(named, max(0, named - 1) // 3)
 
 
 def _share_clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
@@ -306,6 +313,7 @@ def _share_clauses(plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
                 0 < k == size,
                 f"list a committee in the roster: the cohort has more than {COMMITTEE_ABOVE}",
             ),
+            (f"k = {k} is at most {MAX_COMMITTEE}", k <= MAX_COMMITTEE, "name fewer in the roster"),
             (f"0 < t = {t} <= k = {k}", 0 < t <= k, "choose the threshold by `secagg plan`"),
             (
                 f"t = {t} is above f = {f}",

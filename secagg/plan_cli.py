@@ -136,7 +136,7 @@ def plan_for(
     weight_bits = max(8, ring_bits_needed(max_weight.bit_length() + 1, members, GUARD_BITS))
     parameters = None
     if scheme == "ckks":
-        k, t = committee_shares(tenants, f, len(committee_of(cohort, listed)))
+        k, t = committee_shares(tenants, f, len(committee_of(cohort, listed)), len(listed))
         parameters = ckks_parameters.choose(
             n=members, length=length, ring_bits=ring_bits, weight_ring_bits=weight_bits,
             holders=k, packing=packing, security=security,

@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from secagg.ckks.parameters import Packing, Security
 from secagg.errors import PolicyRefused
-from secagg.plan import COMPLETE_UP_TO, MIN_SURVIVORS, RoundPlan, Scheme, Suite
+from secagg.plan import (
+    COMMITTEE_ABOVE,
+    COMPLETE_UP_TO,
+    MIN_SURVIVORS,
+    RoundPlan,
+    Scheme,
+    Suite,
+)
 
 MAX_ROUND_JUMP = 1 << 32
 
@@ -24,8 +32,9 @@ class Policy:
     Cohorts of up to `complete_up_to` share on the complete graph; only larger ones may use a sparse
     graph, whose guarantee is weaker. There t follows from f and no longer from n, so that a small f
     would mean a handful of holders: f is at least the fraction `sparse_corrupt` of such a cohort.
-    In scheme `ckks` a committee that is not the whole cohort holds the shares: a fraction
-    `committee_corrupt` of it must not be enough to open.
+    In scheme `ckks` a fraction `committee_corrupt` of those who may hold shares (the cohort, or all
+    whom the roster names) must not be enough to open. `packings` and `securities` are its too: that
+    a sum of "slots" tells no more than the sum rests on doubles, and "classical" allows more of Q.
     `suites` refuses a downgrade: add "x25519" to it only for peers that cannot do better.
     `model_digests` empty means that any model is allowed (then the model is not pinned).
     """
@@ -36,6 +45,8 @@ class Policy:
     min_cohort: int = 3
     min_threshold: int = 2
     schemes: tuple[Scheme, ...] = ("masking", "ckks")
+    packings: tuple[Packing, ...] = ("coefficients",)
+    securities: tuple[Security, ...] = ("quantum",)
     suites: tuple[Suite, ...] = ("x25519-mlkem768",)
     complete_up_to: int = COMPLETE_UP_TO
     sparse_corrupt: float = 0.1
@@ -100,13 +111,7 @@ class Policy:
                 bool(plan.same_holders) or plan.max_colluders >= int(self.sparse_corrupt * plan.n),
                 f"a sparse graph has to stand {self.sparse_corrupt} of {plan.n} as colluders",
             ),
-            (
-                "committee_corrupt",
-                plan.scheme != "ckks"
-                or plan.complete
-                or plan.share_threshold > self.committee_corrupt * plan.share_count,
-                f"{plan.share_threshold} of a committee of {plan.share_count} could open",
-            ),
+            *self._ckks_clauses(plan),
             (
                 "model_digests",
                 not self.model_digests or plan.model_digest in self.model_digests,
@@ -141,5 +146,28 @@ class Policy:
                 "round_jump",
                 jump <= MAX_ROUND_JUMP,
                 f"round {plan.round_number} jumps by more than 2^32",
+            ),
+        )
+
+    def _ckks_clauses(self, plan: RoundPlan) -> tuple[tuple[str, bool, str], ...]:
+        if plan.ckks is None:
+            return ()
+        # All whom the roster names, not those in the cohort: who proposes plans chooses cohorts.
+        holders = plan.n if plan.n <= COMMITTEE_ABOVE else len(plan.committee)
+        return (
+            (
+                "packings",
+                plan.ckks.packing in self.packings,
+                f"packing {plan.ckks.packing!r} is not allowed here",
+            ),
+            (
+                "securities",
+                plan.ckks.security in self.securities,
+                f"parameters for {plan.ckks.security} security are not allowed here",
+            ),
+            (
+                "committee_corrupt",
+                plan.share_threshold > self.committee_corrupt * holders,
+                f"{plan.share_threshold} of {holders} who may hold shares could open",
             ),
         )

@@ -7,7 +7,7 @@ the sum is opened. Everything else (keys, views, survivors, ledger, blame) is th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -295,6 +295,13 @@ class Scheme(Protocol):
         """How many shares have been released of the dealer in U2 of which there are fewest: t open.
 
         `shares` by dealer, `sums` by holder, as in `Opening`.
+        """
+
+    def candidates(self, plan: RoundPlan, opening: Opening) -> Iterator[Opener]:
+        """What may take the protection off, the likeliest first: one, where answers are proven.
+
+        Raises:
+            FaultyParticipant: see `opener`.
         """
 
     def opener(self, plan: RoundPlan, opening: Opening) -> Opener:

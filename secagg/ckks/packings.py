@@ -1,8 +1,7 @@
 """From a leaf's integers to a polynomial and back: digits of coefficients, or SEAL's slots.
 
-Values fill planes: number i of a leaf stands in plane i // width, column i % width. The columns
-behind `last_width` of the last polynomial's first plane carry the weight, in base-2^b digits that
-are as narrow as values (`Parameters.weight_digit_bits`).
+Values fill planes: number i of a leaf stands in plane i // width, column i % width. The last column
+of the last polynomial carries the weight, as one integer over all planes.
 
     coefficients   `digits` planes of N columns: exact, and as dense as it gets
     slots          one plane of N/2 columns, encoded as SEAL does it: the sum is an ordinary CKKS
@@ -36,7 +35,21 @@ Planes = NDArray[Any]
 class Packing(Protocol):
     """See the module's docstring. Threads may share it."""
 
-    def encode(self, levels: Levels, error: NDArray[Any], place: LeafPlace, out: Sum) -> None:
+    def require(self) -> None:
+        """Raise ConfigError if what decoding needs is not installed."""
+
+    @property
+    def dithers(self) -> bool:
+        """Whether encoding rounds, and so needs a dither to keep what it rounds to itself."""
+
+    def encode(
+        self,
+        levels: Levels,
+        error: NDArray[Any],
+        dither: NDArray[np.float64],
+        place: LeafPlace,
+        out: Sum,
+    ) -> None:
         """m + e in NTT form, into `out` (L, N)."""
 
     def decode(
@@ -66,8 +79,8 @@ class Layout:
     def __init__(self, plan: RoundPlan) -> None:
         self.parameters = parameters = parameters_of(plan)
         self.shape = parameters.digits(plan.n, plan.ring_bits), parameters.width
-        self._last = parameters.last_width(plan.n, plan.ring_bits, plan.weight_ring_bits)
-        self._weight_bits = parameters.weight_digit_bits(plan.n, plan.ring_bits)
+        self._last = parameters.last_width
+        self._digit_bits = plan.ring_bits
 
     def spread(self, levels: Levels, place: LeafPlace, dtype: type[np.generic]) -> Planes:
         """The planes of a leaf's values; a full leaf is not copied if it has the right type."""
@@ -81,7 +94,8 @@ class Layout:
         if rest:
             planes[whole, :rest] = data[whole * width :]
         if place.weighs:
-            planes[0, width:] = self._digits(int(levels[-1]))
+            for plane, digit in enumerate(self._digits(int(levels[-1]))):
+                planes[plane, self._last] = digit
         return planes
 
     def gather(self, planes: NDArray[np.int64], place: LeafPlace) -> tuple[NDArray[np.int64], int]:
@@ -90,19 +104,25 @@ class Layout:
             return planes.reshape(-1), 0
         count = place.count - 1
         data = planes[:, : self._last].reshape(-1)
-        columns = planes[0, self._last :]
-        weight = sum(int(digit) << (self._weight_bits * i) for i, digit in enumerate(columns))
-        stray = np.count_nonzero(data[count:]) + np.count_nonzero(planes[1:, self._last :])
+        column = planes[:, self._last].tolist()
+        weight = sum(digit << (self._digit_bits * plane) for plane, digit in enumerate(column))
         # A weight beyond 64 bits is no sum of weights: out of range wherever it is cut.
-        return np.append(data[:count], np.int64(min(weight, 2**63 - 1))), int(stray)
+        weight = max(-(2**63), min(weight, 2**63 - 1))
+        return np.append(data[:count], np.int64(weight)), int(np.count_nonzero(data[count:]))
 
     def _digits(self, weight: int) -> list[int]:
-        mask, columns = (1 << self._weight_bits) - 1, self.shape[1] - self._last
-        return [(weight >> (self._weight_bits * i)) & mask for i in range(columns)]
+        """Base-2^g digits: in the sum they carry, as one integer does."""
+        mask = (1 << self._digit_bits) - 1
+        return [(weight >> (self._digit_bits * plane)) & mask for plane in range(self.shape[0])]
 
 
 class Coefficients:
     """Exact integers in digits of coefficients, above a margin for the errors."""
+
+    dithers = False
+
+    def require(self) -> None:
+        """Nothing."""
 
     def __init__(self, plan: RoundPlan) -> None:
         self._layout = Layout(plan)
@@ -112,7 +132,14 @@ class Coefficients:
             parameters.primes, plan.ring_bits, self._layout.shape[0], parameters.margin_bits(plan.n)
         )
 
-    def encode(self, levels: Levels, error: NDArray[Any], place: LeafPlace, out: Sum) -> None:
+    def encode(
+        self,
+        levels: Levels,
+        error: NDArray[Any],
+        dither: NDArray[np.float64],
+        place: LeafPlace,
+        out: Sum,
+    ) -> None:
         """See `Packing`."""
         self._digits.encode(self._layout.spread(levels, place, np.int32), error, out)
         self._ring.forward(out)
@@ -131,6 +158,12 @@ class Coefficients:
 class Slots:
     """Integers in SEAL's slots, at a scale at which they can be rounded to again."""
 
+    dithers = True
+
+    def require(self) -> None:
+        """TenSEAL."""
+        seal_context(self._parameters)
+
     def __init__(self, plan: RoundPlan) -> None:
         self._layout = Layout(plan)
         parameters = self._layout.parameters
@@ -138,10 +171,17 @@ class Slots:
         self._encoder = slot_encoder(parameters.degree, parameters.primes)
         self._parameters = parameters
 
-    def encode(self, levels: Levels, error: NDArray[Any], place: LeafPlace, out: Sum) -> None:
-        """See `Packing`: as SEAL's encoder, bit for bit, without SEAL."""
+    def encode(
+        self,
+        levels: Levels,
+        error: NDArray[Any],
+        dither: NDArray[np.float64],
+        place: LeafPlace,
+        out: Sum,
+    ) -> None:
+        """See `Packing`: as SEAL's encoder, but for the dither."""
         (slots,) = self._layout.spread(levels, place, np.float64)
-        self._encoder.encode(slots, self._scale, error, out)
+        self._encoder.encode(slots, self._scale, error, out, dither)
 
     def decode(
         self, total: Sum, place: LeafPlace, most_noise: int

@@ -28,7 +28,8 @@ the largest with 2^(m + g k) <= Q; biased by half a range in each field, an hone
 Packing `slots`. z in R^(N/2) becomes m = round(D / N * U* z) where U holds the N powers of the
 complex roots, D = 2^`scale_bits`: integers at scale D. The decoded slot is U m / D. With
 M = 2^(ring_bits - 1 - GUARD) above n max_level, the errors of a slot of the sum are these:
- - errors and rounding, each coefficient by its absolute value:  N n (TAIL + 1/2) / D <= 7/16;
+ - errors, dither and rounding, each coefficient by its absolute value:
+   N n (TAIL + DITHER_TAIL + 1/2) / D <= 7/16;
  - SEAL transforms in doubles. Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed.,
    theorem 24.2: the error of a transform is at most log2(N) eta times its result, in the 2-norm,
    eta < 8 u for roots that are right to 2 u, u = 2^-53. We take (log2 N + 2) 16 u for a transform
@@ -41,8 +42,14 @@ about SEAL's decoder: it subtracts negative coefficients from Q word by word, in
 is exact to the last place only if no word borrows, so Q's lowest 64-bit word has to be above
 every coefficient.
 
-In both packings a weight is split into nonnegative base-2^b digits, as narrow as values are
-(b = `weight_digit_bits`), over `weight_columns` columns of the last polynomial.
+The dither. Rounding D / N U* z alone is a function of one participant's values, and the opened sum
+has it: errors of a known width would not hide it from whoever has guesses for z. So a real Gaussian
+of width DITHER_SIGMA is added first (slots.py). What is left of single fractions in the sum's
+distribution is exp(-2 pi^2 s^2 t^2 / (s^2 + t^2)) = 2^-95, s = SIGMA and t = DITHER_SIGMA: the
+largest alias in the Poisson summation of rounding, times the errors' characteristic function.
+
+In both packings the weight is one value in the last column of the last polynomial; `coefficients`
+has it as one integer over all digits, which carry: the sum of weights is all that it tells.
 
 Deliberately not here: arithmetic (ntt.py, residues.py), SEAL (seal.py), and which plans use this.
 """
@@ -70,6 +77,12 @@ SIGMA: Final = 4.6
 TAIL: Final = 51
 """No secret and no error is larger: 11 SIGMA."""
 
+DITHER_SIGMA: Final = 2.0
+"""Width of the real Gaussian that is added before slots are rounded."""
+
+DITHER_TAIL: Final = 18
+"""No such number is larger: sqrt(2 ln 2^53) DITHER_SIGMA = 17.2."""
+
 GUARD: Final = 4
 """Sums of honest values stay below 2^(ring_bits - 1 - GUARD): the fewest guard bits of a plan."""
 
@@ -80,6 +93,9 @@ DEGREES: Final = (2048, 4096, 8192, 16384)
 LEAST_PRIME_BITS: Final = 18
 MOST_PRIME_BITS: Final = 30
 MOST_PRIMES: Final = 24
+MOST_RING_BITS: Final = 50
+MOST_VALUE_BITS: Final = 31
+"""Values and digits of weights are signed 32-bit integers."""
 MOST_LEAF_VALUES: Final = 131_072
 """As many values have rounding words of their own in one chunk (encoding.RoundingStream)."""
 
@@ -145,7 +161,7 @@ class Parameters:
         """
         if self.packing == "coefficients":
             return 0
-        return _bits_above(8 * self.degree * n * (2 * TAIL + 1), 7)
+        return _bits_above(8 * self.degree * n * (2 * (TAIL + DITHER_TAIL) + 1), 7)
 
     def digits(self, n: int, ring_bits: int) -> int:
         """Values in one coefficient or slot: the most with 2^(margin + ring_bits digits) <= Q."""
@@ -157,23 +173,15 @@ class Parameters:
         """Values in every polynomial but the last."""
         return self.digits(n, ring_bits) * self.width
 
-    def weight_digit_bits(self, n: int, ring_bits: int) -> int:
-        """b: n nonnegative digits of b bits add up to less than 2^(ring_bits - 1 - GUARD)."""
-        return ring_bits - 1 - GUARD - (n - 1).bit_length()
-
-    def weight_columns(self, n: int, ring_bits: int, weight_ring_bits: int) -> int:
-        """Columns of the last polynomial that the weight takes, one digit each."""
-        weight_bits = weight_ring_bits - 1 - GUARD - (n - 1).bit_length()
-        return max(1, -(-weight_bits // max(1, self.weight_digit_bits(n, ring_bits))))
-
-    def last_width(self, n: int, ring_bits: int, weight_ring_bits: int) -> int:
-        """Values of one digit plane of the last leaf; the weight's columns come behind them."""
-        return self.width - self.weight_columns(n, ring_bits, weight_ring_bits)
+    @property
+    def last_width(self) -> int:
+        """Values of one digit plane of the last leaf; the weight's column comes behind them."""
+        return self.width - 1
 
     def polynomials(self, length: int, n: int, ring_bits: int, weight_ring_bits: int) -> int:
         """P, the fewest polynomials that hold `length` values and the weight."""
         leaf = self.leaf_values(n, ring_bits)
-        last = self.digits(n, ring_bits) * self.last_width(n, ring_bits, weight_ring_bits)
+        last = self.digits(n, ring_bits) * self.last_width
         if leaf < 1 or last < 0:
             raise ConfigError(f"ckks: {self} holds no value of {ring_bits} bits; choose a larger Q")
         return 1 + max(0, -(-(length - last) // leaf))
@@ -321,6 +329,11 @@ def _digit_clauses(parameters: Parameters, n: int, ring_bits: int) -> Clauses:
     margin, values = parameters.margin_bits(n), digits * parameters.degree
     return (
         (
+            f"a digit has {ring_bits} bits, at most {MOST_RING_BITS}",
+            ring_bits <= MOST_RING_BITS,
+            "quantise to fewer bits",
+        ),
+        (
             f"Q holds {margin} bits of errors and a digit of {ring_bits} bits",
             digits >= 1,
             "take more primes or quantise to fewer bits",
@@ -359,16 +372,18 @@ def _slot_clauses(parameters: Parameters, n: int, ring_bits: int) -> Clauses:
 def _weight_clauses(
     parameters: Parameters, n: int, ring_bits: int, weight_ring_bits: int
 ) -> Clauses:
-    columns = parameters.weight_columns(n, ring_bits, weight_ring_bits)
+    """The sum of weights is one integer in one column: its digits carry, and say nothing alone."""
+    digits = parameters.digits(n, ring_bits)
+    weight_bits = weight_ring_bits - 1 - GUARD - (n - 1).bit_length()
     return (
         (
-            f"a value of {ring_bits} bits holds a digit of the weights of {n} participants",
-            parameters.weight_digit_bits(n, ring_bits) >= 1,
-            "widen the ring",
+            f"{digits} digits of {ring_bits} bits hold a sum of weights of {weight_ring_bits} bits",
+            digits * ring_bits >= weight_ring_bits,
+            "cap the weights lower or take more primes",
         ),
         (
-            f"the {columns} digits of the weight fit in {parameters.width} columns",
-            columns <= parameters.width,
+            f"a weight's digits have at most {MOST_VALUE_BITS} bits",
+            min(ring_bits, weight_bits) <= MOST_VALUE_BITS,
             "cap the weights lower",
         ),
     )

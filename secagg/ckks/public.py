@@ -64,7 +64,10 @@ class PublicPolynomials:
 
     def expand(self, number: int, out: Residues) -> None:
         """Write polynomial `number` to (L, N) `out`, in NTT form."""
-        room = self._spare.pop() if self._spare else _Room(self._draw)
+        try:
+            room = self._spare.pop()
+        except IndexError:  # one for each thread that expands at this moment
+            room = _Room(self._draw)
         while not self._filled(number, room, out):
             room = _Room(2 * len(room.words))
         self._spare.append(room)

@@ -15,21 +15,25 @@ Deliberately not here: who is a survivor and what may be released when (the stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secagg.ckks import sharing
-from secagg.ckks.field import ELEMENT_BITS
+from secagg.ckks.field import ELEMENT_BITS, Elements
 from secagg.ckks.gaussian import GaussianStream
 from secagg.ckks.ntt import Factor, Ring, ring
 from secagg.ckks.packings import Packing, packing_of, parameters_of
 from secagg.ckks.parameters import TAIL
 from secagg.ckks.public import PublicPolynomials
 from secagg.ckks.residues import Wire, wire
+from secagg.ckks.slots import DitherStream
 from secagg.edges import Edges
 from secagg.encoding import Levels
 from secagg.errors import FaultyParticipantOrCoordinator, MalformedMessage, ProtocolError, Step
@@ -49,6 +53,7 @@ from secagg.scheme import (
 from secagg.secret import KeyShare, Randomness, Seed, SelfMaskSeed, Share
 
 KEY = 0
+_MOST_CHOICES = 5000
 _UNMASK = Step.UNMASK
 
 
@@ -73,7 +78,7 @@ class _Room:
     def factor(self, secret: NDArray[np.int32], negative: bool) -> Factor:
         """A secret polynomial, prepared for products in NTT form."""
         moduli = np.array(self.ring.primes, np.int32)[:, None]
-        residues = (secret + (secret < 0) * moduli).astype(np.uint32)  # keys are far below primes
+        residues = np.remainder(secret, moduli).astype(np.uint32)
         self.ring.forward(residues)
         return (self.ring.negative_factor if negative else self.ring.factor)(residues)
 
@@ -99,13 +104,17 @@ class Encryptor:
         degree = self._room.ring.degree
         self._errors = GaussianStream(seed, context=plan.context, purpose="errors", degree=degree)
         self._error = np.empty(degree, np.int8)
+        self._dithers = DitherStream(seed, context=plan.context, degree=degree)
+        self._dither = np.zeros(degree)
 
     def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
         """c = m + e - a s, packed."""
         room = self._room
         residues = room.ring.new()
         self._errors.write(place.chunk, self._error)
-        room.packing.encode(levels, self._error, place, residues)
+        if room.packing.dithers:
+            self._dithers.write(place.chunk, self._dither)
+        room.packing.encode(levels, self._error, self._dither, place, residues)
         room.add_product(residues, place.chunk, self._minus_key)
         return room.wire.pack(residues)
 
@@ -115,6 +124,7 @@ class CiphertextSums:
 
     def __init__(self, plan: RoundPlan) -> None:
         self._wire = wire_of(plan)
+        packing_of(plan).require()  # what will be needed to open is there before uploads come
 
     def zero(self, place: LeafPlace) -> Sum:
         """(L, N) uint32."""
@@ -284,6 +294,28 @@ class Ckks:
         """As many sums as there are."""
         return len(sums)
 
+    def candidates(self, plan: RoundPlan, opening: Opening) -> Iterator[SumDecryptor]:
+        """By the S that the most sums agree on; else by each small S that some t of them give.
+
+        Up to some thousand choices of t sums are tried, which is every choice in small cohorts:
+        there any t right sums open, however many wrong ones came with them.
+        """
+        with suppress(FaultyParticipantOrCoordinator):
+            yield self.opener(plan, opening)
+        holders, survivors = sorted(opening.sums), len(opening.survivors)
+        if math.comb(len(holders), plan.share_threshold) > _MOST_CHOICES:
+            return
+        sums = _parsed_sums(plan, opening)
+        for chosen in combinations(holders, plan.share_threshold):
+            key = _opened(plan, sums, chosen, survivors)
+            if isinstance(key, sharing.Opened):
+                agree = (
+                    isinstance(_opened(plan, sums, {*chosen, one}, survivors), sharing.Opened)
+                    for one in holders
+                )
+                wrong = tuple(one for one, agrees in zip(holders, agree, strict=True) if not agrees)
+                yield SumDecryptor(plan, key.secret, survivors, wrong)
+
     def opener(self, plan: RoundPlan, opening: Opening) -> SumDecryptor:
         """Decrypts with S (C45)."""
         key = sum_of_keys(plan, opening)
@@ -296,11 +328,22 @@ def sum_of_keys(plan: RoundPlan, opening: Opening) -> sharing.Opened:
     Raises:
         FaultyParticipantOrCoordinator: they are not on one polynomial, or S is no sum of keys.
     """
-    degree = parameters_of(plan).degree
-    sums = {holder: sharing.parse_elements(data, degree) for holder, data in opening.sums.items()}
-    opened = sharing.open_sums(sums, plan.share_threshold, TAIL * len(opening.survivors))
+    sums = _parsed_sums(plan, opening)
+    opened = _opened(plan, sums, sums, len(opening.survivors))
     if not isinstance(opened, sharing.Opened):
         raise FaultyParticipantOrCoordinator(
             f"{len(sums)} sums of shares do not open: {opened}", step=_UNMASK
         )
     return opened
+
+
+def _opened(
+    plan: RoundPlan, sums: Mapping[int, Elements], chosen: Iterable[int], survivors: int
+) -> sharing.Opened | sharing.Unopenable:
+    some = {holder: sums[holder] for holder in chosen}
+    return sharing.open_sums(some, plan.share_threshold, TAIL * survivors)
+
+
+def _parsed_sums(plan: RoundPlan, opening: Opening) -> dict[int, Elements]:
+    degree = parameters_of(plan).degree
+    return {holder: sharing.parse_elements(data, degree) for holder, data in opening.sums.items()}
