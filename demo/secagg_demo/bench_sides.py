@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
+from secagg.ckks.parameters import PACKINGS, SECURITIES
 from secagg.identity import Identity, Roster
 from secagg.participant import Participant
 from secagg.participant_steps import Agreed, State, Uploaded
@@ -65,11 +66,13 @@ class Tenant(TenantSide):
         )
 
     def _policy(self, plan: RoundPlan) -> Policy:
-        """A tenant's own, but that the suite and the graph are whatever is to be measured."""
+        """A tenant's own, but that suite, graph and ring are whatever is to be measured."""
         return Policy(
             self._roster.digest,
             max_colluders=plan.max_colluders,
             suites=(plan.suite,),
+            packings=PACKINGS,
+            securities=SECURITIES,
             complete_up_to=0,
             sparse_corrupt=0.0,
         )
