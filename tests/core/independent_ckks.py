@@ -42,7 +42,7 @@ from tests.core.independent import (
 
 P = 2**31 - 1
 """The field in which keys are shared."""
-TAIL = 51
+TAIL, DITHER_TAIL = 51, 18
 CHECKS = 4
 SHARING = "secagg/ckks-sharing"
 STANDARD = {
@@ -102,9 +102,9 @@ class Parameters:
         return 0 if self.slots else bits
 
     def scale_bits(self, n: int) -> int:
-        """N n (TAIL + 1/2) / D <= 7/16."""
-        bits = 0
-        while Fraction(self.degree * n * (2 * TAIL + 1), 2 << bits) > Fraction(7, 16):
+        """N n (TAIL + DITHER_TAIL + 1/2) / D <= 7/16."""
+        bits, most = 0, 2 * (TAIL + DITHER_TAIL) + 1
+        while Fraction(self.degree * n * most, 2 << bits) > Fraction(7, 16):
             bits += 1
         return bits if self.slots else 0
 
@@ -114,19 +114,14 @@ class Parameters:
             count += 1
         return 1 if self.slots else count
 
-    def weight_digit_bits(self, n: int, ring_bits: int) -> int:
-        return ring_bits - 5 - (n - 1).bit_length()
-
-    def last_width(self, n: int, ring_bits: int, weight_ring_bits: int) -> int:
-        weight = weight_ring_bits - 5 - (n - 1).bit_length()
-        columns, each = 1, self.weight_digit_bits(n, ring_bits)
-        while columns * each < weight:
-            columns += 1
-        return self.width - columns
+    @property
+    def last_width(self) -> int:
+        """The weight stands in the last column of the last polynomial."""
+        return self.width - 1
 
     def polynomials(self, length: int, n: int, ring_bits: int, weight_ring_bits: int) -> int:
         digits, count = self.digits(n, ring_bits), 1
-        last = digits * self.last_width(n, ring_bits, weight_ring_bits)
+        last = digits * self.last_width
         while (count - 1) * digits * self.width + last < length:
             count += 1
         return count
@@ -136,12 +131,12 @@ class Parameters:
         modulus = prod(self.primes)
         if modulus >= 1 << STANDARD[self.security][self.degree]:
             return False
-        if self.weight_digit_bits(n, ring_bits) < 1:
-            return False
-        if self.last_width(n, ring_bits, weight_ring_bits) < 0:
+        weight = weight_ring_bits - 5 - (n - 1).bit_length()
+        if self.digits(n, ring_bits) * ring_bits < weight_ring_bits or min(ring_bits, weight) > 31:
             return False
         if not self.slots:
-            return 1 <= self.digits(n, ring_bits) <= 131_072 // self.degree
+            digits = self.digits(n, ring_bits)
+            return ring_bits <= 50 and 1 <= digits <= 131_072 // self.degree
         scale, stages = self.scale_bits(n), self.degree.bit_length() - 1
         root = 1 << (stages + 1) // 2  # of the degree, rounded up to a power of two
         moved = Fraction(2 * 16 * root * (stages + 2) << ring_bits - 5, 1 << 53)
@@ -446,7 +441,7 @@ class Packing:
 
     @property
     def last_width(self) -> int:
-        return self.parameters.last_width(self.n, self.ring_bits, self.weight_ring_bits)
+        return self.parameters.last_width
 
     def places(self, values: int, last: bool) -> list[tuple[int, int]]:
         """(plane, column) of each value of a leaf."""
@@ -464,10 +459,7 @@ class Packing:
         ):
             found[column] += value << m + g * plane
         if weight is not None:
-            b = self.parameters.weight_digit_bits(self.n, g)
-            for place in range(self.parameters.width - self.last_width):
-                digit = weight >> b * place & (1 << b) - 1
-                found[self.last_width + place] += digit << m
+            found[self.last_width] += weight << m
         return found
 
     def read(
@@ -487,9 +479,7 @@ class Packing:
         values = [planes[plane][column] for plane, column in self.places(count, last)]
         weight = 0
         if last:
-            b = self.parameters.weight_digit_bits(self.n, g)
-            for place, digit in enumerate(planes[0][self.last_width :]):
-                weight += digit << b * place
+            weight = sum(plane[self.last_width] << g * k for k, plane in enumerate(planes))
         return values, weight, errors, beyond
 
 

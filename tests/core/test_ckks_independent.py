@@ -48,7 +48,7 @@ def chosen(**asked: Any) -> dict[str, Any] | None:
         "digits": found.digits(n, g),
         "margin_bits": found.margin_bits(n),
         "scale_bits": found.scale_bits(n),
-        "last_width": found.last_width(n, g, w),
+        "last_width": found.last_width,
         "polynomials": found.polynomials(asked["length"], n, g, w),
         "leaf_bytes": sum(found.modulus_bits) * found.degree // 8,
     }

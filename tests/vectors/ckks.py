@@ -57,7 +57,7 @@ def choose(**asked: Any) -> dict[str, Any]:
         "digits": found.digits(n, g),
         "margin_bits": found.margin_bits(n),
         "scale_bits": found.scale_bits(n),
-        "last_width": found.last_width(n, g, asked["weight_ring_bits"]),
+        "last_width": found.last_width,
         "polynomials": found.polynomials(asked["length"], n, g, asked["weight_ring_bits"]),
         "leaf_bytes": found.leaf_bytes,
     }
@@ -254,7 +254,7 @@ def parameter_cases() -> Iterator[Case]:
         (1000, 1_000_000, {"ring_bits": 30, "holders": 64}),
         (10, 1_000_000, {"security": "classical"}),
         (10, 1_000_000, {"packing": "slots"}),
-        (5, 10, {"ring_bits": 39, "weight_ring_bits": 52}),
+        (5, 10, {"ring_bits": 30, "weight_ring_bits": 52}),
         (10, 10, {"ring_bits": 12, "weight_ring_bits": 48}),
     ):
         asked = {"n": n, "length": length, "holders": n, **usual, **changes}
@@ -265,7 +265,7 @@ def parameter_cases() -> Iterator[Case]:
         )  # fmt: skip
     for name, changes in (
         ("no ring is large enough", {"packing": "slots", "ring_bits": 60}),
-        ("a ring without room for a digit of the weight", {"ring_bits": 8, "n": 9}),
+        ("weights of more than 31 bits in one digit", {"ring_bits": 38, "weight_ring_bits": 52}),
     ):
         asked = {"n": 10, "length": 9, "holders": 10, **usual, **changes}
         yield case(name, "ckks.choose", **asked)
@@ -274,6 +274,7 @@ def parameter_cases() -> Iterator[Case]:
 
 def clause_cases() -> Iterator[Case]:
     wide: dict[str, Any] = {"ring_bits": 10, "weight_ring_bits": 15}
+    heavy: dict[str, Any] = {"weight_ring_bits": 41}
     fit: dict[str, Any] = {
         "degree": 8192, "modulus_bits": [30, 30, 30, 30, 30, 29], "packing": "coefficients",
         "security": "quantum", "n": 10, "ring_bits": 24, "weight_ring_bits": 15,
@@ -294,11 +295,11 @@ def clause_cases() -> Iterator[Case]:
         ("a bit beyond the table", {**fit, "modulus_bits": [29] * 7}),
         ("within the classical table", {**fit, "modulus_bits": [29] * 7, "security": "classical"}),
         ("no room for a digit", {**fit, "modulus_bits": [30]}),
-        (
-            "as many values in a polynomial as there may be",
-            {**fit, **wide},
-        ),
-        ("a digit without room for one of the weight", {**fit, "ring_bits": 9}),
+        ("as many values in a polynomial as may be", {**fit, **wide}),
+        ("more values in a polynomial", {**fit, "ring_bits": 9}),
+        ("a weight beyond all digits", {**fit, "ring_bits": 50, "weight_ring_bits": 151}),
+        ("a weight of more than 31 bits in a digit", {**fit, "ring_bits": 40, **heavy}),
+        ("a digit of 51 bits", {**fit, "ring_bits": 51}),
         ("no participants", {**fit, "n": 0}),
         ("slots without room for the scale", {**slots, "modulus_bits": [28, 20]}),
         ("slots beyond what doubles hold", {**slots, "ring_bits": 39, "modulus_bits": [30] * 6}),

@@ -333,14 +333,15 @@ def with_share(share: bytes) -> ShareDelivery:
 
 
 def openings() -> Iterator[dict[str, Any]]:
-    """Answers in this order; who is named and what is opened (C45)."""
+    """Answers in this order; what is opened, and by whose answers (C45)."""
     kept = [who for who in plan().cohort if who != rounds.RECIPES[NAME].silent]
     for case, order, wrong in (
         ("two answers", kept[:2], ()),
         ("two others", kept[2:], ()),
         ("a wrong one, and two right ones", kept[:3], kept[:1]),
         ("a wrong one, and three right ones", kept, kept[:1]),
-        ("two wrong ones", kept, kept[:2]),
+        ("two wrong ones, and two right ones", kept, kept[:2]),
+        ("two wrong ones, and one right one", kept[:3], kept[:2]),
         ("a wrong one among two", kept[1:3], kept[2:3]),
     ):
         changes = {who: [(0, 1, f"{sum_of(who)[0] ^ 1:02x}")] for who in wrong}
@@ -366,14 +367,17 @@ def opened(row: Mapping[str, Any]) -> dict[str, Any]:
         outputs += aggregator.receive(who, encode(changed), 0.0)
     for who in aggregator.waiting:
         outputs += aggregator.on_silence(who, 0.0)
-    named = [one.participant for one in outputs if isinstance(one, Excluded)
-             and one.participant in row["order"]]  # fmt: skip
     if any(one.evidence for one in outputs if isinstance(one, Excluded)):
         raise AssertionError("a wrong sum is no proof")
     for one in outputs:
         match one:
             case Aborted(error):
                 return {"refused": {"error": type(error).__name__, "check": "C45"}}
-            case Finished(result):
-                return {"output": {"level_sum": result.level_sum.tolist(), "wrong": named}}  # type: ignore[union-attr]
+            case Finished():
+                result, roster = aggregator.result, cohort(plan().n).roster
+                assert result is not None
+                answered = verify_transcript(aggregator.transcript, roster).answered
+                return {
+                    "output": {"level_sum": result.level_sum.tolist(), "answered": list(answered)}
+                }
     raise AssertionError(row["case"])
