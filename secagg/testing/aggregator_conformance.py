@@ -379,24 +379,25 @@ AGGREGATOR_CLAIMS: tuple[Claim, ...] = (
 
 
 def wrong_sums_of_shares_are_left_out(make: MakeAggregator, plans: Plans = CKKS) -> None:
-    """C45: with r >= t + 2 answers the sum is exact whatever one holder answers; with t + 1 of them
-    nothing opens. Nobody is named with proof."""
+    """C45: with t right answers the sum is exact whatever another holder answers; with fewer
+    of them nothing opens. Nobody is named with proof."""
     plan = plans.small("x25519")
     for kind in WRONG_SUMS:
         network, host = _run(make, plan, kinds={plan.cohort[1]: kind})
         _opened(network, plan.n)
-        silent = [Silence(plan.cohort[5], Step.CONSISTENCY_CHECK)]
+        silent = [Silence(name, Step.CONSISTENCY_CHECK) for name in plan.cohort[4:]]
         network, host = _run(make, plan, kinds={plan.cohort[1]: kind}, faults=silent)
         require(host.aborted and not host.accused, f"{kind.__name__}: one too many")
 
 
 def malformed_residues_cost_their_sender(make: MakeAggregator, plans: Plans = CKKS) -> None:
-    """C44: in whichever leaf; what was added before is taken out again."""
+    """C44: in whichever leaf; it signed them, and what was added before is taken out again."""
     for number in (0, -1):
         kind = type("Bad", (BadResidue,), {"number": number})
         plan = cohort(6).plan(3_000, scheme=plans.scheme, max_colluders=1, min_survivors=5)
-        network, _ = _run(make, plan, kinds={plan.cohort[1]: kind})
+        network, host = _run(make, plan, kinds={plan.cohort[1]: kind})
         _opened(network, plan.n - 1)
+        require(host.accused == {plan.cohort[1]}, "a malformed upload is not proven")
 
 
 def _in_ckks(claim: Claim) -> Claim:

@@ -154,7 +154,7 @@ class OutsiderSum(WrongAnswers):
 
 
 WRONG_SUMS: tuple[type[SimulatedTenant], ...] = (WrongAnswers, ZeroSum, DoubledSum)
-"""Well-formed sums that are not the right ones: they are left out if enough others come."""
+"""Well-formed sums that are not the right ones: left out where t right ones can be told."""
 
 UNOPENABLE: tuple[type[SimulatedTenant], ...] = (
     OtherKey, PoisonedUpload, RandomUpload, RandomCiphertext,

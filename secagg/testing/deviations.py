@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import comb
 from typing import cast
 
 import numpy as np
@@ -472,9 +473,13 @@ def ends_rounds(plan: RoundPlan) -> tuple[type[SimulatedTenant], ...]:
     """Those that can end a round of this plan, among up to f that deviate."""
     if plan.scheme == "masking":
         return ENDS_ROUNDS
+    from secagg.ckks.scheme import _MOST_CHOICES
     from secagg.testing import ckks_deviations as ckks
 
-    tellable = plan.share_count >= plan.share_threshold + 2 * plan.max_colluders
+    # Every choice of t sums is tried in small cohorts; in larger ones enough others have to agree.
+    t, f = plan.share_threshold, plan.max_colluders
+    few = plan.share_count >= t + f and comb(t + f, t) <= _MOST_CHOICES
+    tellable = few or plan.share_count >= t + 2 * f
     return ckks.UNOPENABLE if tellable else (*ckks.UNOPENABLE, *ckks.WRONG_SUMS)
 
 
