@@ -74,6 +74,7 @@ class _Room:
         self.public = PublicPolynomials(plan.context, parameters.degree, parameters.primes)
         self.packing: Packing = packing_of(plan)
         self.wire: Wire = wire_of(plan)
+        self._spare: list[Sum] = []
 
     def factor(self, secret: NDArray[np.int32], negative: bool) -> Factor:
         """A secret polynomial, prepared for products in NTT form."""
@@ -84,9 +85,13 @@ class _Room:
 
     def add_product(self, residues: Sum, number: int, factor: Factor) -> None:
         """residues += a_number * factor, in NTT form."""
-        public = self.ring.new()
+        try:
+            public = self._spare.pop()  # new memory costs more than what is done in it
+        except IndexError:  # one for each thread that opens at this moment
+            public = self.ring.new()
         self.public.expand(number, public)
         self.ring.multiply_add(residues, public, factor)
+        self._spare.append(public)
 
 
 def wire_of(plan: RoundPlan) -> Wire:
@@ -104,13 +109,13 @@ class Encryptor:
         degree = self._room.ring.degree
         self._errors = GaussianStream(seed, context=plan.context, purpose="errors", degree=degree)
         self._error = np.empty(degree, np.int8)
+        self._residues = self._room.ring.new()
         self._dithers = DitherStream(seed, context=plan.context, degree=degree)
         self._dither = np.zeros(degree)
 
     def leaf(self, levels: Levels, place: LeafPlace) -> bytes:
         """c = m + e - a s, packed."""
-        room = self._room
-        residues = room.ring.new()
+        room, residues = self._room, self._residues
         self._errors.write(place.chunk, self._error)
         if room.packing.dithers:
             self._dithers.write(place.chunk, self._dither)
