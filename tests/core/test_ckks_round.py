@@ -16,7 +16,7 @@ from secagg import participant_steps as steps
 from secagg.ckks import sharing
 from secagg.ckks.field import PRIME
 from secagg.ckks.parameters import TAIL, Packing
-from secagg.ckks.scheme import KEY, Ckks, one_time_key
+from secagg.ckks.scheme import KEY, Ckks, _Room, one_time_key
 from secagg.errors import (
     ConfigError,
     FaultyParticipantOrCoordinator,
@@ -605,6 +605,12 @@ def test_two_rounds_of_one_tenant_have_keys_errors_and_public_polynomials_of_the
     keys = [one_time_key(network.plan, seed) for network in (first, second)]
     assert context[0] != context[1]
     assert (keys[0] != keys[1]).any()
+    public = []
+    for network in (first, second):
+        room = _Room(network.plan)
+        public.append(room.ring.new())
+        room.public.expand(0, public[-1])
+    assert (public[0] != public[1]).mean() > 0.99
 
 
 def test_a_scheme_without_a_mask_key_advertises_none() -> None:
