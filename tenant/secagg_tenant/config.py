@@ -31,6 +31,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from secagg.ckks.parameters import Packing, Security
 from secagg.errors import ConfigError
 from secagg.plan import COMPLETE_UP_TO, MIN_SURVIVORS, Scheme, Suite
 from secagg.policy import Policy
@@ -56,6 +57,8 @@ class PolicyTable(Table):
     min_cohort: Annotated[int, Field(ge=3)] = 3
     min_threshold: _Count = 2
     schemes: tuple[Scheme, ...] = ("masking", "ckks")
+    packings: tuple[Packing, ...] = ("coefficients",)
+    securities: tuple[Security, ...] = ("quantum",)
     suites: tuple[Suite, ...] = ("x25519-mlkem768",)
     complete_up_to: Annotated[int, Field(ge=0)] = COMPLETE_UP_TO
     sparse_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -80,6 +83,8 @@ class PolicyTable(Table):
             min_cohort=self.min_cohort,
             min_threshold=self.min_threshold,
             schemes=self.schemes,
+            packings=self.packings,
+            securities=self.securities,
             suites=self.suites,
             complete_up_to=self.complete_up_to,
             sparse_corrupt=self.sparse_corrupt,
