@@ -5,7 +5,9 @@ does not see what numba has compiled. So everything here is small, and every bra
 taken. What rings of a plan's size do is in test_ckks_ntt.py, test_ckks_residues.py and others.
 """
 
+import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,15 @@ from numpy.typing import NDArray
 
 from secagg.ckks import field, ntt, residues
 from secagg.ckks.public import PublicPolynomials
-from secagg.ckks.slots import slot_encoder
+from secagg.ckks.slots import DitherStream, slot_encoder
 from secagg.errors import MalformedMessage
+from secagg.prg import Keystream
+from secagg.secret import Seed
+from tests.core import independent
 from tests.core import independent_ckks as other
 
 PRIMES = (12289, 7681)
-"""1 modulo 512."""
+"""1 modulo 512; the first one is 1 modulo 4096."""
 WIRE = residues.wire(16, (769, 193), (10, 8))
 
 
@@ -33,15 +38,16 @@ def random_planes(seed: int, degree: int, primes: tuple[int, ...]) -> NDArray[np
 # ---------------------------------------------------------------------------- the transform
 
 
-@pytest.mark.parametrize("degree", [8, 16, 32, 64, 128, 256])
+@pytest.mark.parametrize("degree", [8, 16, 32, 64, 128, 256, 512, 1024])
 def test_a_transform_has_the_values_at_all_roots_and_back(degree: int) -> None:
-    """Every way through the stages: each number of them from three to eight."""
-    ring = ntt.ring(degree, PRIMES)
-    planes = random_planes(degree, degree, PRIMES)
+    """Every way through the stages: each number of them from three to ten."""
+    primes = PRIMES if degree <= 256 else PRIMES[:1]
+    ring = ntt.ring(degree, primes)
+    planes = random_planes(degree, degree, primes)
     values = planes.copy()
     ring.forward(values)
     assert values.tolist() == [
-        other.ntt(plane.tolist(), prime) for plane, prime in zip(planes, PRIMES, strict=True)
+        other.ntt(plane.tolist(), prime) for plane, prime in zip(planes, primes, strict=True)
     ]
     ring.inverse(values)
     assert (values == planes).all()
@@ -154,7 +160,36 @@ def test_slots_are_reduced_modulo_every_prime() -> None:
     assert out.tolist() == [(constant % q).tolist() for q in primes]
 
 
+def test_dithers_are_box_and_mullers_of_the_keystream() -> None:
+    seed, out = bytes(range(32)), np.empty(64)
+    DitherStream(Seed(seed), context=b"round", degree=64).write(3, out)
+    key = independent.stream_key(seed, "secagg/ckks-dither", b"round", "dither", 0)
+    words = [word >> 11 for word in independent.words(independent.keystream(key, 3, 512), 8)]
+    for place in range(0, 64, 2):
+        radius = 2 * math.sqrt(-2 * math.log((words[place] + 1) / 2**53))
+        turn = 2 * math.pi * words[place + 1] / 2**53
+        assert out[place] == pytest.approx(radius * math.cos(turn), abs=1e-12)
+        assert out[place + 1] == pytest.approx(radius * math.sin(turn), abs=1e-12)
+
+
 # ---------------------------------------------------------------------------- the field
+
+
+class Chosen(Keystream):
+    """Chunks of words that a test has chosen."""
+
+    def __init__(self, *chunks: list[int]) -> None:
+        self.chunks = chunks
+
+    def fill(self, chunk: int, out: NDArray[np.unsignedinteger[Any]]) -> None:
+        out[:] = self.chunks[chunk][: len(out)]
+
+
+def test_a_word_whose_low_bits_are_the_prime_is_no_element() -> None:
+    """It is passed over, and what is missing comes from the next chunk."""
+    out, top = np.empty(4, np.uint32), 1 << 31
+    field.uniform(Chosen([7, field.PRIME, top | 8, top | field.PRIME], [9, top, 11, 12]), out)
+    assert out.tolist() == [7, 8, 9, 0]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 9])
