@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -170,6 +171,20 @@ def test_cohorts_of_any_size_open(n: int) -> None:
     check_invariants(network)
 
 
+class Trusting(SimulatedTenant):
+    """Takes a signature for good that another one of them has verified."""
+
+    verified: ClassVar[dict[bytes, set[bytes]]] = {}
+
+    def offer(self, plan: bytes) -> list[bytes]:
+        messages = super().offer(plan)
+        setting = self.running._me.setting
+        shared = self.verified.setdefault(setting.context, set())
+        shared |= setting.verified
+        object.__setattr__(setting, "verified", shared)
+        return messages
+
+
 def large(n: int, committee: int, silent: int = 0) -> SimulatedNetwork:
     """`silent` members each fall silent before their upload, and after it."""
     members = cohort(n, committee=committee)
@@ -182,7 +197,7 @@ def large(n: int, committee: int, silent: int = 0) -> SimulatedNetwork:
     faults += [Silence(f"t{n - 1 - i:03}", Step.MASKED_INPUT) for i in range(silent)]
     network = SimulatedNetwork(
         Aggregator(plan, members.roster, spool=MemorySpool()),
-        make_tenants(members, plan).values(),
+        make_tenants(members, plan, kinds=dict.fromkeys(plan.cohort, Trusting)).values(),
         faults=faults,
     )
     network.run()
