@@ -124,10 +124,10 @@ def ring(degree: int, primes: tuple[int, ...]) -> Ring:
 
 def _powers(degree: int, prime: int) -> NDArray[np.uint64]:
     """All 2N powers of the smallest primitive 2N-th root of unity."""
-    for base in range(2, prime):
+    base, root = 1, 1
+    while pow(root, degree, prime) != prime - 1:  # half of all bases do
+        base += 1
         root = pow(base, (prime - 1) // (2 * degree), prime)
-        if pow(root, degree, prime) == prime - 1:
-            break
     powers = np.ones(1, np.uint64)
     while len(powers) < 2 * degree:
         step = np.uint64(pow(root, len(powers), prime))

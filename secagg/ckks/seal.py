@@ -413,7 +413,7 @@ def _field(number: int, value: int | float | bytes) -> bytes:
             return _varint(number << 3 | 2) + _varint(len(value)) + value
         case int():
             return _varint(number << 3) + _varint(value)
-        case float():
+        case _:
             return _varint(number << 3 | 1) + struct.pack("<d", value)
 
 
