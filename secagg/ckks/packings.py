@@ -100,15 +100,16 @@ class Layout:
 
     def gather(self, planes: NDArray[np.int64], place: LeafPlace) -> tuple[NDArray[np.int64], int]:
         """The values in planes, and how many of the places that belong to nobody are not 0."""
+        width, count = self._last if place.weighs else self.shape[1], place.count - place.weighs
+        data = planes[:, :width].reshape(-1)
+        stray = int(np.count_nonzero(data[count:]))
         if not place.weighs:
-            return planes.reshape(-1), 0
-        count = place.count - 1
-        data = planes[:, : self._last].reshape(-1)
+            return data[:count], stray
         column = planes[:, self._last].tolist()
         weight = sum(digit << (self._digit_bits * plane) for plane, digit in enumerate(column))
         # A weight beyond 64 bits is no sum of weights: out of range wherever it is cut.
         weight = max(-(2**63), min(weight, 2**63 - 1))
-        return np.append(data[:count], np.int64(weight)), int(np.count_nonzero(data[count:]))
+        return np.append(data[:count], np.int64(weight)), stray
 
     def _digits(self, weight: int) -> list[int]:
         """Base-2^g digits: in the sum they carry, as one integer does."""

@@ -14,8 +14,9 @@ from secagg.ckks.public import PublicPolynomials
 from secagg.ckks.scheme import KEY, Ckks, SumDecryptor
 from secagg.edges import Edges
 from secagg.errors import ConfigError, ProtocolError, UsageError
-from secagg.scheme import Opening
-from secagg.testing import cohort
+from secagg.scheme import Opening, leaf_places
+from secagg.testing import cohort, make_round
+from secagg.testing.invariants import check_invariants
 from secagg.transcript import verify_transcript
 from tests.core import independent_ckks as other
 from tests.vectors import rounds
@@ -88,6 +89,17 @@ def test_a_large_committee_whose_sums_disagree_opens_nothing_at_once() -> None:
 def test_primes_beyond_30_bits_have_no_public_polynomials() -> None:
     with pytest.raises(ConfigError, match="more than 30 bits"):
         PublicPolynomials(bytes(32), 8, (2**31 - 1,))
+
+
+def test_a_leaf_that_is_not_full_may_come_before_that_of_the_weight() -> None:
+    """Values that fill all but the last places of a polynomial leave the next one to the weight."""
+    plan = cohort(5).plan(11 * 3 * 4096 - 2, scheme="ckks", suite="x25519")
+    *_, before, last = leaf_places(plan)
+    assert (before.count, last.count, before.weighs, last.weighs) == (3 * 4096 - 2, 1, False, True)
+    network = make_round(5, plan=plan)
+    opened = network.run().opened
+    assert opened.total_weight == sum(tenant.weight for tenant in network.tenants.values())
+    check_invariants(network)
 
 
 # ---------------------------------------------------------------------------- the compiler
