@@ -16,8 +16,11 @@ from numba.core.dispatcher import Dispatcher
 from secagg.ckks.parameters import Parameters
 from secagg.cli import main
 from secagg.errors import ConfigError, ProtocolError, Step
+from secagg.ledger import MemoryLedger
 from secagg.messages import Signed, Unmask, decode_message
+from secagg.participant import Participant
 from secagg.plan import RoundPlan
+from secagg.policy import Policy
 from secagg.records import encode
 from secagg.scheme import leaf_places
 from secagg.testing import cohort, make_round
@@ -57,6 +60,12 @@ LENGTH = 20_000
 WITHOUT_DAN = tuple(name for name in TENANTS if name != "dan")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_before_any_clock_runs() -> None:
+    """The first compilation on a machine takes longer than a call of these tests may."""
+    rehearse(cohort(5).plan(8, scheme="ckks"))
+
+
 def ckks_plan(enrolled: Enrolled, **changes: object) -> RoundPlan:
     return enrolled.plan(LENGTH, scheme="ckks", **changes)
 
@@ -71,9 +80,11 @@ def test_a_sum_of_ciphertexts_is_exact_though_one_tenant_never_uploads(
         async with federation(enrolled, tmp_path, evidence=tmp_path / "evidence") as running:
             context = await running.open(plan)
             tenants = [running.tenant(name, plan, inputs[name], 100) for name in TENANTS]
+            for tenant in tenants:
+                tenant.participant = allowing(enrolled, tenant.name, plan, packing)
             playing = asyncio.create_task(play(tenants, dan=goes_silent))
             for tenant in tenants:
-                await (tenant.agreed if tenant.name == "dan" else tenant.uploaded).wait()
+                await reached(playing, tenant.agreed if tenant.name == "dan" else tenant.uploaded)
             await running.let_pass(plan.deadlines.masked_input_ms / 1000)
             await playing
             status = await running.ended(context)
@@ -87,6 +98,23 @@ def test_a_sum_of_ciphertexts_is_exact_though_one_tenant_never_uploads(
             check_evidence(tmp_path / "evidence" / "round-1", plan)
 
     asyncio.run(scenario())
+
+
+def allowing(enrolled: Enrolled, name: str, plan: RoundPlan, packing: str) -> Participant:
+    policy = Policy(enrolled.roster.digest, packings=(packing,))  # type: ignore[arg-type]
+    return Participant(
+        plan, identity=enrolled.keys[name].identity(), roster=enrolled.roster, policy=policy,
+        ledger=MemoryLedger(),
+    )  # fmt: skip
+
+
+async def reached(playing: asyncio.Task[None], event: asyncio.Event) -> None:
+    """Wait for a tenant, unless one has failed: then that is what went wrong."""
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait({playing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if playing.done():
+        playing.result()
 
 
 def check_evidence(directory: Path, plan: RoundPlan) -> None:
@@ -117,17 +145,11 @@ class Unreduced(Tenant):
         upload.leaf = leaf  # type: ignore[method-assign]
 
 
-def test_a_malformed_ciphertext_is_refused_and_the_round_opens_without_it(
+def test_a_malformed_ciphertext_costs_its_sender_its_place_with_proof(
     enrolled: Enrolled, tmp_path: Path
 ) -> None:
-    """C44: by one typed error, after its first leaf had been added and taken out again."""
+    """C44: its first leaf had been added by then, and was taken out again."""
     plan, inputs = ckks_plan(enrolled), vectors(LENGTH)
-
-    async def is_refused(tenant: Tenant) -> bool:
-        error = await refusal(tenant.upload())
-        assert type(error).__name__ == "MalformedMessage"
-        tenant.refused.set()
-        return False
 
     async def scenario(running: Federation) -> None:
         context = await running.open(plan)
@@ -135,12 +157,12 @@ def test_a_malformed_ciphertext_is_refused_and_the_round_opens_without_it(
             (Unreduced if name == "dan" else Tenant)(running, name, plan, inputs[name], 100)
             for name in TENANTS
         ]
-        playing = asyncio.create_task(play(tenants, dan=is_refused))
-        for tenant in tenants:
-            await (tenant.refused if tenant.name == "dan" else tenant.uploaded).wait()
-        await running.let_pass(plan.deadlines.masked_input_ms / 1000)
-        await playing
-        assert tuple((await running.ended(context)).survivors) == WITHOUT_DAN
+        await play(tenants)
+        status = await running.ended(context)
+        assert tuple(status.survivors) == WITHOUT_DAN
+        (excluded,) = status.excluded
+        assert (excluded.tenant, excluded.step) == ("dan", round_pb2.STEP_MASKED_INPUT)
+        assert excluded.reason.startswith("faulty: ")
         _, total = await download_sum(running, context)
         expected = sum(levels(plan, inputs[name], 100) for name in WITHOUT_DAN)
         np.testing.assert_array_equal(total, expected)
@@ -186,10 +208,11 @@ class AfterTheLiar(Tenant):
         return await super().submit(message)
 
 
-def test_a_wrong_sum_of_shares_is_left_out_and_shown_without_being_called_proof(
+def test_a_wrong_sum_of_shares_is_left_out_and_nobody_is_named_for_it(
     enrolled: Enrolled, tmp_path: Path
 ) -> None:
-    """C45: with t = 3, one wrong sum among five is told from the others."""
+    """C45: with t = 3 any three right sums open. Only with a fourth that agrees could the coordinator
+    say whose was wrong, and it does not wait for one."""
     plan, inputs = ckks_plan(enrolled, share_threshold=3), vectors(LENGTH)
 
     async def scenario(running: Federation) -> None:
@@ -203,9 +226,7 @@ def test_a_wrong_sum_of_shares_is_left_out_and_shown_without_being_called_proof(
         status = await running.ended(context)
         assert status.outcome == round_pb2.ROUND_OUTCOME_OPENED, status.reason
         assert tuple(status.survivors) == TENANTS
-        (excluded,) = status.excluded
-        assert (excluded.tenant, excluded.step) == ("eve", round_pb2.STEP_UNMASK)
-        assert excluded.reason == "its sum of shares is not the others'"
+        assert not status.excluded
         _, total = await download_sum(running, context)
         expected = sum(levels(plan, inputs[name], 100) for name in TENANTS)
         np.testing.assert_array_equal(total, expected)

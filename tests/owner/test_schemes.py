@@ -21,11 +21,18 @@ from secagg_owner.subject import make_subject
 from secagg_wire.client import BackOff
 from secagg_wire.event_log import EventLog
 from secagg_wire.key_files import KeyFiles
+from secagg_wire.rehearsal import rehearse
 from tests.coordinator.federation import TENANTS, Enrolled, federation
 from tests.owner.test_owner_rounds import config_of
 from tests.tenant.running import all_joined
 
 LAYOUT = cohort(3).plan(1000).layout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_before_any_clock_runs() -> None:
+    """The first compilation on a machine takes longer than a call of these tests may."""
+    rehearse(cohort(5).plan(8, scheme="ckks"))
 
 
 def planned(n: int, committee: int = 0, **table: Any) -> tuple[RoundPlan, tuple[str, ...]]:

@@ -11,11 +11,19 @@ import pytest
 from secagg.errors import ConfigError
 from secagg.plan import RoundPlan
 from secagg.scheme import leaf_places
+from secagg.testing import cohort
 from secagg_tenant import round as tenant_round
+from secagg_wire.rehearsal import rehearse
 from tests.coordinator.federation import TENANTS, Enrolled, federation
 from tests.tenant.running import all_joined, config_of, drawn, joined, opened_sum
 
 WITHOUT_ADA = [name for name in TENANTS if name != "ada"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_before_any_clock_runs() -> None:
+    """The first compilation on a machine takes longer than a call of these tests may."""
+    rehearse(cohort(5).plan(8, scheme="ckks"))
 
 
 def test_nodes_take_part_by_their_default_policy_and_the_sum_is_exact(
@@ -75,7 +83,7 @@ def test_a_node_without_the_schemes_packages_declines_by_clause_and_stays_for_th
     honest = tenant_round.rehearse
     missing = {"ada"}
 
-    def rehearse(plan: RoundPlan) -> None:
+    def lacking(plan: RoundPlan) -> None:
         if plan.ckks is not None and missing:
             missing.pop()
             raise ConfigError("scheme ckks needs packages; run: pip install 'secagg[ckks]'")
@@ -99,7 +107,7 @@ def test_a_node_without_the_schemes_packages_declines_by_clause_and_stays_for_th
                 second = await running.open(enrolled.plan(round_number=2))
                 assert list((await running.ended(second)).survivors) == list(TENANTS)
 
-    monkeypatch.setattr(tenant_round, "rehearse", rehearse)
+    monkeypatch.setattr(tenant_round, "rehearse", lacking)
     asyncio.run(scenario())
 
 
