@@ -211,8 +211,8 @@ class AfterTheLiar(Tenant):
 def test_a_wrong_sum_of_shares_is_left_out_and_nobody_is_named_for_it(
     enrolled: Enrolled, tmp_path: Path
 ) -> None:
-    """C45: with t = 3 any three right sums open. The coordinator could say whose was wrong only if a
-    fourth agreed, and it does not wait for one."""
+    """C45: with t = 3 any three right sums open. The coordinator could say whose was wrong only
+    if a fourth agreed, and it does not wait for one."""
     plan, inputs = ckks_plan(enrolled, share_threshold=3), vectors(LENGTH)
 
     async def scenario(running: Federation) -> None:
