@@ -240,8 +240,8 @@ def choose(
 ) -> Parameters:
     """The parameters with which one participant uploads the fewest bytes (`Parameters.cost`).
 
-    Degree 16384 is tried only where no smaller one has room. The primes' sizes differ by one
-    at most; of two that cost the same, the smaller degree and modulus win.
+    The primes' sizes differ by one at most; of two that cost the same, the smaller degree and
+    modulus win. Degree 16384 is never needed, and is for those who state parameters themselves.
 
     Raises:
         ConfigError: none has room for such sums.
@@ -251,14 +251,13 @@ def choose(
         bytes_up = parameters.cost(length, n, ring_bits, weight_ring_bits, holders)
         return bytes_up, parameters.degree, sum(parameters.modulus_bits)
 
-    for degrees in (DEGREES[:-1], DEGREES[-1:]):
-        fit = [
-            parameters
-            for degree in degrees
-            for parameters in _candidates(degree, n, ring_bits, weight_ring_bits, packing, security)
-        ]
-        if fit:
-            return min(fit, key=price)
+    fit = [
+        parameters
+        for degree in DEGREES[:-1]
+        for parameters in _candidates(degree, n, ring_bits, weight_ring_bits, packing, security)
+    ]
+    if fit:
+        return min(fit, key=price)
     raise ConfigError(
         f"ckks: no parameters hold sums over {n} participants in {ring_bits} bits (weights in "
         f"{weight_ring_bits}) with packing {packing} and {security} security; quantise to fewer "
