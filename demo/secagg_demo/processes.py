@@ -227,10 +227,14 @@ class Children:
 
 
 async def until_signal(work: Coroutine[object, object, _T]) -> _T:
-    """SIGTERM ends it as Ctrl-C does: cancelled, so that the children are ended first."""
+    """Ctrl-C and SIGTERM end it: cancelled, so that the children are ended first.
+
+    SIGINT too is asked for: what a shell starts in the background has it ignored.
+    """
     task = asyncio.ensure_future(work)
     with suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         return await task
     except asyncio.CancelledError:
