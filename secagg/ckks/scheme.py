@@ -303,17 +303,23 @@ class Ckks:
         """By the S that the most sums agree on; else by each small S that some t of them give.
 
         Up to some thousand choices of t sums are tried, which is every choice in small cohorts:
-        there any t right sums open, however many wrong ones came with them.
+        there any t right sums open, however many wrong ones came with them. No S comes twice.
         """
+        tried: set[bytes] = set()
         with suppress(FaultyParticipantOrCoordinator):
-            yield self.opener(plan, opening)
+            most = sum_of_keys(plan, opening)
+            yield SumDecryptor(plan, most.secret, len(opening.survivors), most.wrong)
+            if not most.wrong:
+                return  # all agree: any t of them give this S
+            tried.add(most.secret.tobytes())
         holders, survivors = sorted(opening.sums), len(opening.survivors)
         if math.comb(len(holders), plan.share_threshold) > _MOST_CHOICES:
             return
         sums = _parsed_sums(plan, opening)
         for chosen in combinations(holders, plan.share_threshold):
             key = _opened(plan, sums, chosen, survivors)
-            if isinstance(key, sharing.Opened):
+            if isinstance(key, sharing.Opened) and (secret := key.secret.tobytes()) not in tried:
+                tried.add(secret)
                 agree = (
                     isinstance(_opened(plan, sums, {*chosen, one}, survivors), sharing.Opened)
                     for one in holders

@@ -32,7 +32,7 @@ from secagg.intake import Accumulator
 from secagg.messages import Acknowledge, ShareKeysBody, Survivors, Unmask
 from secagg.plan import RoundPlan
 from secagg.recompute import check_sum, sum_root
-from secagg.scheme import Opening, leaf_places, scheme_of
+from secagg.scheme import Opener, Opening, leaf_places, scheme_of
 from secagg.secret import KeyShare, SelfMaskSeed
 from secagg.spool import MemorySpool
 from secagg.testing import (
@@ -641,6 +641,23 @@ def random_in(leaf: int) -> type[SimulatedTenant]:
 def test_a_random_ciphertext_in_any_leaf_ends_the_round(leaf: int) -> None:
     """C45: the first leaf is tried before; the others are read once, and then nothing is used."""
     ends_without_a_culprit(run(of(5, length=5000), {"t002": random_in(leaf)}))
+
+
+def test_a_sum_that_cannot_open_is_tried_once_for_each_answer_and_not_for_each_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """C45: right sums agree on one S, so a spoilt upload costs no search (of 10 choose 7 here)."""
+    tried: list[int] = []
+    opens = Accumulator.opens
+
+    def counted(self: Accumulator, opener: Opener, survivors: int) -> bool:
+        tried.append(1)
+        return opens(self, opener, survivors)
+
+    monkeypatch.setattr(Accumulator, "opens", counted)
+    plan = of(10)
+    ends_without_a_culprit(run(plan, {"t002": random_in(0)}))
+    assert len(tried) <= plan.n - plan.share_threshold + 1 + 1
 
 
 def test_an_error_larger_than_honest_ones_ends_the_round() -> None:
