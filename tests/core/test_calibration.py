@@ -40,3 +40,14 @@ def test_units_are_the_same_after_json() -> None:
 def test_what_is_no_unit_cost_is_refused(facts: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="unit costs"):
         units_from_json(facts)
+
+
+def test_what_an_extra_would_be_needed_for_keeps_its_typical_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(clock: object) -> object:
+        raise ConfigError("pip install 'secagg[ckks]'")
+
+    monkeypatch.setattr(calibration, "_TURNS", 1)
+    monkeypatch.setattr(calibration, "_slots", missing)
+    assert calibration.measure(time.process_time).slot == TYPICAL.slot

@@ -4,6 +4,7 @@ Those that both schemes know run against this one too in test_attacks_by_coordin
 test_attacks_by_tenants.py, test_attacks_by_replay.py, test_restart.py and test_stateful*.py.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -20,7 +21,7 @@ from secagg.ckks import sharing
 from secagg.ckks.field import PRIME, canonical
 from secagg.ckks.ntt import ring
 from secagg.ckks.parameters import TAIL, Packing
-from secagg.ckks.scheme import Ckks, _Room, one_time_key, wire_of
+from secagg.ckks.scheme import _MOST_CHOICES, Ckks, _Room, one_time_key, wire_of
 from secagg.errors import (
     FaultyParticipantOrCoordinator,
     MalformedMessage,
@@ -845,3 +846,17 @@ def test_colluders_that_complain_about_everybody_cost_their_own_places() -> None
 def test_a_dealing_that_is_honest_in_all_but_its_maker_opens() -> None:
     """What the dealers above change one thing in."""
     assert left(run(of(5), {"t004": deals(Dealing())})) == set()
+
+
+def test_above_some_thousand_choices_more_wrong_sums_than_can_be_told_end_the_round() -> None:
+    """C45: 12 of 17 sums open. With 5 wrong ones all 17 are needed, and 6,188 choices not tried."""
+    plan = of(17)
+    assert (plan.share_threshold, plan.max_colluders) == (12, 5)
+    liars = [f"t{number:03}" for number in range(5)]
+    ends_without_a_culprit(run(plan, dict.fromkeys(liars, d.DoubledSum)))
+    assert run(plan, dict.fromkeys(liars[:4], d.DoubledSum)).outcome.result is not None
+
+
+@pytest.mark.parametrize("n", range(4, 17))
+def test_in_cohorts_of_up_to_16_every_choice_of_answers_is_tried(n: int) -> None:
+    assert math.comb(n, of(n).share_threshold) <= _MOST_CHOICES

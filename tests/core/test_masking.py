@@ -115,3 +115,8 @@ def test_any_t_shares_rebuild_and_weights_follow_their_holders() -> None:
         dealt = shamir.split(SELF, range(5), 3, SelfMaskShare, DRAW)
         shares = {holder: dealt[holder] for holder in holders}
         assert weights.rebuild(shares, 3) == SELF.expose()
+
+
+def test_no_sum_of_shares_is_an_answer_here() -> None:
+    with pytest.raises(MalformedMessage, match="no sums of shares"):
+        Masking().check_sum_of_shares(PLAN, True, b"")

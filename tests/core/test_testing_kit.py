@@ -7,7 +7,16 @@ import pytest
 
 from secagg.aggregator import Aggregator
 from secagg.errors import PolicyRefused, ProtocolError, StaleState, Step, TooFewSurvivors
-from secagg.messages import AgreedView, KeyDirectory, Quorum, ShareKeysBody
+from secagg.messages import (
+    AgreedView,
+    Answer,
+    KeyDirectory,
+    Quorum,
+    ShareKeys,
+    ShareKeysBody,
+    Signed,
+    Unmask,
+)
 from secagg.records import encode
 from secagg.result import Result
 from secagg.spool import MemorySpool
@@ -15,13 +24,21 @@ from secagg.testing import (
     Silence,
     SimulatedTenant,
     SteppedNetwork,
+    ckks_deviations,
     cohort,
     make_round,
     make_tenants,
+    participant_conformance,
 )
 from secagg.testing.aggregator_conformance import CoreAggregator, HostedAggregator
 from secagg.testing.coalition import Coalition, Mark
-from secagg.testing.deviations import OtherKind, RandomUpload, TwoFaced
+from secagg.testing.deviations import (
+    DeviatingTenant,
+    OffPolynomial,
+    OtherKind,
+    RandomUpload,
+    TwoFaced,
+)
 from secagg.testing.host import CoreHost, HostedTenant, Refused
 from secagg.testing.invariants import (
     InvariantBroken,
@@ -280,3 +297,34 @@ def test_an_impostor_speaks_in_its_victims_name_first() -> None:
     first, second = tenant.offer(plan.encode())
     assert isinstance(tenant, kinds["t000"])
     assert [tenant.name_for(first), tenant.name_for(second)] == ["t001", "t000"]  # type: ignore[attr-defined]
+
+
+def asked_again(kind: type[DeviatingTenant], **state: object) -> DeviatingTenant:
+    """A tenant without a round, as if it had nothing left of it."""
+    tenant = object.__new__(kind)
+    for name, value in state.items():
+        setattr(tenant, name, value)
+    return tenant
+
+
+def test_deviating_tenants_that_are_asked_again_say_what_they_said() -> None:
+    body = Unmask(bytes(32), (Answer(0, 0, bytes(33), bytes(32)),))
+    assert asked_again(OtherKind, _held=())._answering(body) == body  # type: ignore[attr-defined]
+    dealing = ShareKeys(Signed("share_keys", 0, b"", bytes(64)), ())
+    dealer = asked_again(OffPolynomial, _before=None, _directory=None)
+    assert dealer.deal(dealing) is dealing
+    outsider = asked_again(ckks_deviations.DoubledSum)
+    assert outsider._answering(Unmask(bytes(32), ())) == Unmask(bytes(32), ())  # type: ignore[attr-defined]
+
+
+def test_an_upload_that_nobody_spoils_is_an_honest_one() -> None:
+    plan = cohort(5).plan(4, scheme="ckks")
+    network = make_round(5, plan=plan, kinds={"t001": ckks_deviations.SpoiltUpload})
+    network.run()
+    assert network.outcome.opened.survivors == plan.cohort
+
+
+def test_a_sum_of_shares_of_another_size_is_none() -> None:
+    plan = cohort(5).plan(4, scheme="ckks")
+    with pytest.raises(InvariantBroken, match="no sum of shares"):
+        participant_conformance._check_one_sum(plan, Unmask(bytes(32), (), b"short"))
