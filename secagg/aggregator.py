@@ -630,7 +630,7 @@ class Aggregator:
         boxes = tuple(PadBox(*pair, pad.box) for pair, pad in opening.boxes.items())
         self._transcript.append(encode(PadBoxes(boxes)))
         try:
-            opener = self._opener or self._scheme.opener(self.plan, opening)
+            opener = self._opener or next(self._scheme.candidates(self.plan, opening))
         except FaultyParticipant as error:
             error.evidence = self._evidence_against(error.participant)
             raise

@@ -370,8 +370,6 @@ class OtherKind(WrongAnswers):
 
     def _answering(self, body: Unmask) -> Unmask:
         held = {one.dealer: one.opened for one in self._held}
-        if not body.answers:
-            return body
         if not held:
             return body  # asked again: the shares are gone
         scheme = scheme_of(self.me.setting.plan)

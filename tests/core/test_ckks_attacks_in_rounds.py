@@ -644,8 +644,9 @@ def test_a_random_ciphertext_in_any_leaf_ends_the_round(leaf: int) -> None:
     ends_without_a_culprit(run(of(5, length=5000), {"t002": random_in(leaf)}))
 
 
+@pytest.mark.parametrize("liars", [(), ("t003",)], ids=["all agree", "one wrong sum"])
 def test_a_sum_that_cannot_open_is_tried_once_for_each_answer_and_not_for_each_choice(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, liars: tuple[str, ...]
 ) -> None:
     """C45: right sums agree on one S, so a spoilt upload costs no search (of 10 choose 7 here)."""
     tried: list[int] = []
@@ -657,7 +658,7 @@ def test_a_sum_that_cannot_open_is_tried_once_for_each_answer_and_not_for_each_c
 
     monkeypatch.setattr(Accumulator, "opens", counted)
     plan = of(10)
-    ends_without_a_culprit(run(plan, {"t002": random_in(0)}))
+    ends_without_a_culprit(run(plan, {"t002": random_in(0)} | dict.fromkeys(liars, d.DoubledSum)))
     assert len(tried) <= plan.n - plan.share_threshold + 1 + 1
 
 
