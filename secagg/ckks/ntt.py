@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ class Factor:
     residues: Residues
     shoup: Residues
     """floor(residue * 2^32 / q)."""
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a prepared polynomial may be a key: it cannot be copied or pickled")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

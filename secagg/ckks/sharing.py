@@ -28,6 +28,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,9 @@ class Dealing:
     """(holders, N + 4), in the order in which the holders were given."""
     polynomials: Elements = field(repr=False)
     """(t, N + 4): row m has the coefficients of x^m of all f_k; row 0 is secret and blinding."""
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a dealing is secret: it cannot be copied or pickled")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,9 +4,11 @@ Polynomials are evaluated here by Python's integers, power by power: nothing is 
 kernels under test.
 """
 
+import copy
 import hashlib
 import math
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from secagg.canonical import Writer
 from secagg.ckks import field
 from secagg.ckks.decoding import wrong_places
 from secagg.ckks.field import PRIME, Elements, canonical, centred, lagrange, product, uniform
+from secagg.ckks.ntt import ring
 from secagg.ckks.sharing import (
     CHECKS,
     Dealing,
@@ -608,3 +611,13 @@ def test_kernels_that_are_not_compiled_compute_the_same_without_warnings() -> No
         for disable in "01"
     }
     assert len(printed) == 1
+
+
+def test_a_dealing_and_a_prepared_key_cannot_be_pickled_or_copied() -> None:
+    dealing = Dealing(np.zeros((1, 12), np.uint32), np.zeros((1, 12), np.uint32))
+    prime = 12289  # 1 mod 16
+    key = ring(8, (prime,)).factor(np.ones((1, 8), np.uint32))
+    for secret in (dealing, key):
+        for leave in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="copied or pickled"):
+                leave(secret)
