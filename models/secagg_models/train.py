@@ -22,10 +22,13 @@ from peft import PeftModel
 
 from secagg.errors import ConfigError
 from secagg_models import attention, lora
+from secagg_models.labelled import LabelledBatch, LabelledStream
 from secagg_models.text import TokenStream
 
 Precision = Literal["auto", "float32", "bfloat16"]
 ProgressCallback = Callable[[int, int, float], None]
+Stream = TokenStream | LabelledStream
+Batch = torch.Tensor | LabelledBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def _silent(step: int, steps: int, loss: float) -> None:
 def train_lora(
     model: PeftModel,
     adapter: lora.Adapter,
-    streams: Sequence[TokenStream],
+    streams: Sequence[Stream],
     config: TrainingConfig,
     on_progress: ProgressCallback = _silent,
 ) -> list[float]:
@@ -115,12 +118,12 @@ def train_lora(
 
 
 def _accumulate(
-    model: PeftModel, streams: Sequence[TokenStream], config: TrainingConfig, step: int
+    model: PeftModel, streams: Sequence[Stream], config: TrainingConfig, step: int
 ) -> float:
     total = 0.0
     for stream in streams:
         windows = stream.windows_at(config.seed, step, config.batch, config.context)
-        loss = token_loss(model, windows, config.precision).mean() / len(streams)
+        loss = item_losses(model, windows, config.precision).mean() / len(streams)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
@@ -134,6 +137,20 @@ def _keep_columns(parameters: Sequence[torch.nn.Parameter], columns: int | None)
             parameter.grad[:, columns:] = 0
 
 
+def item_losses(model: Any, batch: Batch, precision: Precision = "auto") -> torch.Tensor:
+    """Nats of everything that a batch asks to predict, float32.
+
+    (B, T) for windows of tokens, one a token; (B,) for labelled passages, one a passage.
+    """
+    match batch:
+        case torch.Tensor():
+            return token_loss(model, batch, precision)
+        case LabelledBatch():
+            logits = class_logits(model, batch, precision)
+            labels = batch.labels.to(logits.device)
+            return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
 def token_loss(model: Any, windows: torch.Tensor, precision: Precision = "auto") -> torch.Tensor:
     """Nats of every predicted token: (B, T) float32 for (B, T + 1) windows."""
     device = next(model.parameters()).device
@@ -145,29 +162,75 @@ def token_loss(model: Any, windows: torch.Tensor, precision: Precision = "auto")
     )
 
 
+def class_logits(model: Any, batch: LabelledBatch, precision: Precision = "auto") -> torch.Tensor:
+    """(B, classes) float32 of a classifier."""
+    device = next(model.parameters()).device
+    batch = batch.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=_wants_bf16(precision)):
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    return logits.float()  # type: ignore[no-any-return]
+
+
 @torch.no_grad()
 def evaluate(
     model: Any,
-    stream: TokenStream,
+    stream: Stream,
     *,
     context: int,
     max_windows: int = 96,
     batch: int = 16,
     precision: Precision = "auto",
 ) -> float:
-    """Mean nats per byte over non-overlapping windows of held-out text; the same at every call.
+    """Mean held-out loss; the same at every call.
 
-    At most `max_windows` windows, evenly spread over the files, so long texts count throughout.
+    Of tokens: nats per byte over at most `max_windows` non-overlapping windows, evenly spread over
+    the files, so long texts count throughout. Of passages: nats per passage (cross-entropy), over
+    at most `max_windows` of them.
     """
     use_fast_attention(model)
     was_training = model.training
     model.eval()
-    windows = stream.held_out_windows(max_windows, context)
-    total = 0.0
-    for part in torch.split(windows, batch):
-        total += float(token_loss(model, part, precision).double().sum())
+    held_out = stream.held_out_windows(max_windows, context)
+    total, count = 0.0, 0
+    for part in _pieces(held_out, batch):
+        losses = item_losses(model, part, precision)
+        total, count = total + float(losses.double().sum()), count + losses.numel()
     model.train(was_training)
-    return total / (len(windows) * context) / stream.bytes_per_token
+    match stream:
+        case TokenStream():
+            return total / count / stream.bytes_per_token
+        case LabelledStream():
+            return total / count
+
+
+@torch.no_grad()
+def accuracy(
+    model: Any,
+    stream: LabelledStream,
+    *,
+    context: int,
+    max_windows: int = 96,
+    batch: int = 16,
+    precision: Precision = "auto",
+) -> float:
+    """The share of held-out passages whose class comes first; the items are `evaluate`'s."""
+    was_training = model.training
+    model.eval()
+    held_out = stream.held_out_windows(max_windows, context)
+    right = 0
+    for part in held_out.split(batch):
+        guesses = class_logits(model, part, precision).argmax(1).cpu()
+        right += int((guesses == part.labels).sum())
+    model.train(was_training)
+    return right / len(held_out)
+
+
+def _pieces(held_out: Batch, size: int) -> Sequence[Batch]:
+    match held_out:
+        case torch.Tensor():
+            return torch.split(held_out, size)
+        case LabelledBatch():
+            return held_out.split(size)
 
 
 def use_fast_attention(model: Any) -> None:
