@@ -12,6 +12,7 @@ from secagg_coordinator.records import VersionRecord
 from secagg_coordinator.registry import Registry
 from secagg_coordinator.servicer import Gate, Threads, answering, streaming
 from secagg_coordinator.store import Store
+from secagg_wire.codec import signature_to_wire
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.refusals import OffsetMismatch
 from secagg_wire.v1 import model_service_pb2 as pb
@@ -45,7 +46,11 @@ class ModelServicer(ModelServiceServicer):
         """See the service."""
         self._gate.reader(context)
         record, _ = await self._threads.run(self._registry.version, request.version)
-        return pb.GetVersionResponse(summary=_summary(record), manifest=record.manifest)
+        return pb.GetVersionResponse(
+            summary=_summary(record),
+            manifest=record.manifest,
+            signature=signature_to_wire(record.signature),
+        )
 
     @streaming
     async def DownloadFile(

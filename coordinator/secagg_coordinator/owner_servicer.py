@@ -19,7 +19,7 @@ from secagg_coordinator.rounds import Rounds
 from secagg_coordinator.servicer import Gate, Threads, answering, streaming
 from secagg_coordinator.store import NO_ROUND, Store
 from secagg_coordinator.views import status_of
-from secagg_wire.codec import read_context
+from secagg_wire.codec import read_context, signature_from_wire
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.refusals import InvalidRequest, UnknownRound, WrongStep
 from secagg_wire.v1 import owner_service_pb2 as pb
@@ -147,17 +147,20 @@ class OwnerServicer(OwnerServiceServicer):
         first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "manifest":
             raise InvalidRequest("a publication begins with its manifest")
-        record = await self._threads.run(self._registry.known, first.manifest)
+        signature = signature_from_wire(first.signature) if first.HasField("signature") else None
+        record = await self._threads.run(self._registry.known, first.manifest, signature)
         if record is None:
-            record = await self._publish(first.manifest, requests)
+            publication = await self._threads.run(
+                self._registry.publication, first.manifest, signature
+            )
+            record = await self._publish(publication, requests)
         return pb.PublishVersionResponse(
             version=record.version, manifest_sha256=record.manifest_sha256
         )
 
     async def _publish(
-        self, manifest: bytes, requests: AsyncIterator[pb.PublishVersionRequest]
+        self, publication: Publication, requests: AsyncIterator[pb.PublishVersionRequest]
     ) -> VersionRecord:
-        publication = await self._threads.run(self._registry.publication, manifest)
         try:
             async for request in requests:
                 await self._threads.run(_write_piece, publication, request)

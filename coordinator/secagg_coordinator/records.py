@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from secagg.errors import Step
+from secagg_wire.signed_manifest import ManifestSignature
 
 Outcome = Literal["running", "opened", "aborted"]
 
@@ -76,13 +77,14 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
-    """A published model version."""
+    """A published model version; `signature` is None where the owner did not sign it."""
 
     version: int
     manifest: bytes
     manifest_sha256: bytes
     total_size: int
     published_at_ms: int
+    signature: ManifestSignature | None = None
 
 
 @dataclass(frozen=True, slots=True)

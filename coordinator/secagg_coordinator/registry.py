@@ -5,7 +5,8 @@ them are in place and verified. What is being published lies in a directory of i
 so that a broken publication leaves nothing that anybody could download.
 
 The coordinator stores and serves bytes. It never loads a model; tenants verify what they download
-against the manifest, and the manifest against the plan.
+against the manifest, and the manifest against the plan and the owner's key that they pin. Here a
+signature is only held against the key that came with it, so that a spoilt one is told early.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from secagg_wire.refusals import (
     QuotaExceeded,
     UnknownVersion,
 )
+from secagg_wire.signed_manifest import ManifestSignature
 
 _HEADER_LIMIT = 100_000_000  # as the safetensors format has it
 
@@ -68,14 +70,18 @@ class Registry:
             raise UnknownVersion(f"version {record.version} has no file {name[:128]!r}")
         return self._home(record.manifest_sha256) / entry.name, entry
 
-    def publication(self, manifest_bytes: bytes) -> Publication:
+    def publication(
+        self, manifest_bytes: bytes, signature: ManifestSignature | None = None
+    ) -> Publication:
         """Begin a new version.
 
         Raises:
             ConfigError: the manifest is malformed.
+            InvalidRequest: the signature is not over this manifest.
             QuotaExceeded: its files would not fit.
         """
         manifest = Manifest.decode(manifest_bytes)
+        _require_match(manifest_bytes, signature)
         used = sum(version.total_size for version in self._store.versions())
         if used + manifest.total_size > self._limit:
             raise QuotaExceeded(
@@ -83,11 +89,23 @@ class Registry:
                 "raise limits.model_bytes"
             )
         passing = self._directory / "incoming" / os.urandom(8).hex()
-        return Publication(manifest, passing)
+        return Publication(manifest, passing, signature)
 
-    def known(self, manifest_bytes: bytes) -> VersionRecord | None:
-        """The version that has this manifest already."""
-        return self._store.version_of(hashlib.sha256(manifest_bytes).digest())
+    def known(
+        self, manifest_bytes: bytes, signature: ManifestSignature | None = None
+    ) -> VersionRecord | None:
+        """The version that has this manifest already; a signature that it lacked is kept.
+
+        Raises:
+            InvalidRequest: the signature is not over this manifest.
+        """
+        record = self._store.version_of(hashlib.sha256(manifest_bytes).digest())
+        if record is None or signature in (None, record.signature):
+            return record
+        _require_match(manifest_bytes, signature)
+        with self._store.writing() as transaction:
+            transaction.sign_version(record.version, signature)
+        return self._store.version(record.version)
 
     def commit(self, publication: Publication) -> tuple[VersionRecord, bool]:
         """Give a complete publication its number; the second value says whether it is new."""
@@ -101,7 +119,9 @@ class Registry:
             shutil.rmtree(home, ignore_errors=True)
             publication.directory.replace(home)
             with self._store.writing() as transaction:
-                transaction.add_version(manifest.encode(), manifest.digest, manifest.total_size)
+                transaction.add_version(
+                    manifest.encode(), manifest.digest, manifest.total_size, publication.signature
+                )
         record = self._store.version_of(manifest.digest)
         if record is None:
             raise ConfigError("the version just written is not in the database")
@@ -114,8 +134,11 @@ class Registry:
 class Publication:
     """A version on its way in: files in the manifest's order, each verified at its last byte."""
 
-    def __init__(self, manifest: Manifest, directory: Path) -> None:
+    def __init__(
+        self, manifest: Manifest, directory: Path, signature: ManifestSignature | None = None
+    ) -> None:
         self.manifest = manifest
+        self.signature = signature
         self.directory = directory
         self._done: set[str] = set()
         self._entry: FileEntry | None = None
@@ -199,6 +222,11 @@ class Publication:
         if entry.name.endswith(".safetensors"):
             raise InvalidRequest(f"{entry.name!r} is empty: no safetensors file")
         self._done.add(entry.name)
+
+
+def _require_match(manifest: bytes, signature: ManifestSignature | None) -> None:
+    if signature is not None and not signature.verifies(manifest):
+        raise InvalidRequest("the signature that came with the manifest is not over it")
 
 
 def check_safetensors(path: Path) -> None:

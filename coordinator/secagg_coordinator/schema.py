@@ -128,6 +128,9 @@ versions = Table(
     Column("manifest_sha256", LargeBinary(32), nullable=False, unique=True),
     Column("total_size", BigInteger, nullable=False),
     Column("published_at_ms", BigInteger, nullable=False),
+    Column("owner", String(63)),
+    Column("owner_public_key", LargeBinary(32)),
+    Column("owner_signature", LargeBinary(64)),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

@@ -38,6 +38,7 @@ from secagg_coordinator.records import (
     UploadRecord,
     VersionRecord,
 )
+from secagg_wire.signed_manifest import ManifestSignature
 
 EVENT_PAGE = 64
 NO_ROUND = b""
@@ -306,12 +307,23 @@ class Transaction:
         )  # fmt: skip
         self._forget_events(context)
 
-    def add_version(self, manifest: bytes, manifest_sha256: bytes, total_size: int) -> int:
+    def add_version(
+        self, manifest: bytes, manifest_sha256: bytes, total_size: int,
+        signature: ManifestSignature | None = None,
+    ) -> int:  # fmt: skip
         """A model version whose files are in place; returns its number."""
         return self._insert(
             schema.versions, manifest=manifest, manifest_sha256=manifest_sha256,
-            total_size=total_size, published_at_ms=now_ms(),
+            total_size=total_size, published_at_ms=now_ms(), **_signature_values(signature),
         )  # fmt: skip
+
+    def sign_version(self, version: int, signature: ManifestSignature) -> None:
+        """The owner's signature over a version that is there already; the newest stands."""
+        self._connection.execute(
+            schema.versions.update()
+            .where(schema.versions.c.version == version)
+            .values(**_signature_values(signature))
+        )
 
     def record_disputes(self, disputes: Mapping[str, int]) -> None:
         """How often each tenant has been party to a dispute by now."""
@@ -405,5 +417,21 @@ def _answered(submissions: Sequence[RowMapping]) -> dict[Step, tuple[str, ...]]:
 def _version(row: RowMapping) -> VersionRecord:
     return VersionRecord(
         row["version"], row["manifest"], row["manifest_sha256"], row["total_size"],
-        row["published_at_ms"],
+        row["published_at_ms"], _signature(row),
     )  # fmt: skip
+
+
+def _signature_values(signature: ManifestSignature | None) -> dict[str, object]:
+    if signature is None:
+        return {}
+    return {
+        "owner": signature.owner,
+        "owner_public_key": signature.public_key,
+        "owner_signature": signature.signature,
+    }
+
+
+def _signature(row: RowMapping) -> ManifestSignature | None:
+    if row["owner_signature"] is None:
+        return None
+    return ManifestSignature(row["owner"], row["owner_public_key"], row["owner_signature"])

@@ -35,11 +35,13 @@ from secagg_wire.client import (
     transcript_service,
     translated,
 )
+from secagg_wire.codec import signature_to_wire
 from secagg_wire.event_log import EventLog
 from secagg_wire.key_files import KeyFiles
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.manifest import Origin
 from secagg_wire.recomputation import Recomputation
+from secagg_wire.signed_manifest import ManifestSignature, sign_manifest
 from secagg_wire.v1 import model_service_pb2, round_pb2
 from secagg_wire.v1 import owner_service_pb2 as pb
 
@@ -79,6 +81,7 @@ class OwnerConnection:
         self._channel = open_channel(target, keys)
         self._log = log
         self._roster = keys.read_roster()
+        self._identity = keys.identity()
         self.caller = Caller(target, back_off=back_off, on_retry=self._retrying)
         self._owner: OwnerServiceAsyncStub = owner_service(self._channel)
         self._models: ModelServiceAsyncStub = model_service(self._channel)
@@ -121,10 +124,11 @@ class OwnerConnection:
         return list(answer.rounds)
 
     async def publish(self, publication: Publication) -> int:
-        """Publish a version; the same manifest again returns the number that it has."""
+        """Publish a version, signed; the same manifest again returns the number that it has."""
+        signature = sign_manifest(publication.manifest.encode(), self._identity)
         for wait in self.caller.back_off.waits():
             try:
-                requests = _publication_requests(publication)
+                requests = _publication_requests(publication, signature)
                 answer = await self._owner.PublishVersion(requests, timeout=STREAM_SECONDS)
                 break
             except grpc.aio.AioRpcError as error:
@@ -246,8 +250,12 @@ def _checked_sum(plan: RoundPlan, header: pb.SumHeader, data: bytes) -> NDArray[
     return level_sum
 
 
-def _publication_requests(publication: Publication) -> Iterator[pb.PublishVersionRequest]:
-    yield pb.PublishVersionRequest(manifest=publication.manifest.encode())
+def _publication_requests(
+    publication: Publication, signature: ManifestSignature
+) -> Iterator[pb.PublishVersionRequest]:
+    yield pb.PublishVersionRequest(
+        manifest=publication.manifest.encode(), signature=signature_to_wire(signature)
+    )
     for entry in publication.manifest.files:
         data = publication.contents[entry.name]
         for offset in range(0, len(data), PIECE_BYTES):

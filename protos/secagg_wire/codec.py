@@ -26,7 +26,8 @@ from secagg.messages import BODIES, ShareKeys, ShareKeysBody, Signed, decode_mes
 from secagg_wire import refusals
 from secagg_wire.limits import CONTEXT_BYTES, PIECE_BYTES
 from secagg_wire.refusals import DigestMismatch, InvalidRequest
-from secagg_wire.v1 import round_pb2, round_service_pb2
+from secagg_wire.signed_manifest import ManifestSignature
+from secagg_wire.v1 import model_service_pb2, round_pb2, round_service_pb2
 
 DOMAIN: Final = "secagg"
 STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -146,6 +147,31 @@ def _rebuild(kind: type[SecaggError], message: str, metadata: dict[str, str]) ->
     if issubclass(kind, errors.PolicyRefused):
         vars(error)["clause"] = metadata.get("clause", "")
     return error
+
+
+def signature_to_wire(
+    signature: ManifestSignature | None,
+) -> model_service_pb2.ManifestSignature | None:
+    """An owner's signature as it travels; None stays absent."""
+    if signature is None:
+        return None
+    return model_service_pb2.ManifestSignature(
+        owner=signature.owner,
+        owner_public_key=signature.public_key,
+        owner_signature=signature.signature,
+    )
+
+
+def signature_from_wire(wire: model_service_pb2.ManifestSignature) -> ManifestSignature:
+    """Inverse of `signature_to_wire`.
+
+    Raises:
+        InvalidRequest: no name, or other lengths than Ed25519 has.
+    """
+    try:
+        return ManifestSignature(wire.owner, wire.owner_public_key, wire.owner_signature)
+    except errors.ConfigError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def step_to_wire(step: Step) -> round_pb2.Step.ValueType:

@@ -3,7 +3,8 @@
 Its bytes are canonical JSON (sorted keys, no spaces, ASCII), so that a manifest has one digest.
 That digest is the round plan's `model_digest`: a tenant checks the manifest against the plan and
 the files against the manifest, and believes neither the coordinator nor the version number. A
-version that was made from a round's sum says so (`Origin`), so that its sum can be recomputed.
+version that was made from a round's sum says so (`Origin`), so that its sum can be recomputed. A
+version that goes back to an older one says so too (`Rollback`): it has that one's files and origin.
 
 File names are plain; nothing here can name a path. Kinds of file that run code when they are loaded
 (pickles) have no place in a version and are refused by their suffix.
@@ -27,7 +28,9 @@ MAX_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _ORIGIN = ("context", "sum_root", "transcript_sha256")
+_ROLLBACK = ("restores", "undoes")
 _KEYS = {"files", "format", "meta"}
+_OPTIONAL = {"origin", "rollback"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +83,47 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollback:
+    """Which version's state this one restores, and which one it takes out of use.
+
+    Manifest digests, 32 bytes each. What the next round trains differs (its place in the schedule),
+    so that the restored version's own manifest cannot serve.
+    """
+
+    restores: bytes
+    undoes: bytes
+
+    def __post_init__(self) -> None:
+        if (len(self.restores), len(self.undoes)) != (32, 32) or self.restores == self.undoes:
+            raise ConfigError("manifest: a rollback names two versions by digests of 32 bytes")
+
+    def to_json(self) -> dict[str, str]:
+        """Digests in hex, by their names."""
+        return {"restores": self.restores.hex(), "undoes": self.undoes.hex()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Rollback:
+        """Inverse of `to_json`.
+
+        Raises:
+            ConfigError: not these two digests.
+        """
+        if set(value) != set(_ROLLBACK) or not all(map(_HEX.fullmatch, value.values())):
+            raise ConfigError(f"manifest: a rollback has {', '.join(_ROLLBACK)} in hex, no more")
+        return cls(*(bytes.fromhex(value[name]) for name in _ROLLBACK))
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Files by name, sorted, and the publisher's own JSON object beside them.
 
-    `origin` is None for a version that came out of no round.
+    `origin` is None for a version that came out of no round, `rollback` for one that restores none.
     """
 
     files: tuple[FileEntry, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
+    rollback: Rollback | None = None
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.files]
@@ -126,6 +161,8 @@ class Manifest:
         value = {"files": files, "format": FORMAT, "meta": dict(self.meta)}
         if self.origin is not None:
             value["origin"] = self.origin.to_json()
+        if self.rollback is not None:
+            value["rollback"] = self.rollback.to_json()
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -149,12 +186,13 @@ class Manifest:
 
 
 def _read(value: Any) -> Manifest:
-    if set(value) - {"origin"} != _KEYS or value["format"] != FORMAT:
+    if set(value) - _OPTIONAL != _KEYS or value["format"] != FORMAT:
         raise ConfigError(f"manifest: its format is not {FORMAT}")
     return Manifest(
         tuple(_read_entry(name, entry) for name, entry in value["files"].items()),
         value["meta"],
         Origin.from_json(value["origin"]) if "origin" in value else None,
+        Rollback.from_json(value["rollback"]) if "rollback" in value else None,
     )
 
 

@@ -3,11 +3,16 @@
 A version that says from which round's sum it was made is admitted when that sum has been recomputed
 as the policy demands (`recompute`), and the round is no older than the newest one that this tenant
 knows to have been opened. A version that names no round is a beginning: admitted as long as nothing
-of this tenant's has gone into a model, or when `policy.start_versions` names its digest. What was
+of this tenant's has gone into a model, or when `policy.start_versions` names its digest. A version
+that goes back to an older one is admitted when the pinned owner has signed it and its files and
+origin are, digest for digest, those of a version that this tenant has admitted before. What was
 admitted once stays so.
 
+Where `model.owner_key` is pinned, a version without that key's signature is refused first of all.
+
 A refusal leaves nothing behind but a line in the audit log. What success does not imply: that the
-owner made the version from the sum that it names.
+owner made the version from the sum that it names. After a rollback the same state is trained again,
+on other windows: rounds from one state with different cohorts say more than one round does.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ from secagg_tenant.connection import Connection
 from secagg_tenant.recompute import Recomputed, SumCheck
 from secagg_tenant.tenant import Tenant
 from secagg_tenant.trainer import ModelVersion
-from secagg_wire.manifest import Manifest, Origin
+from secagg_tenant.versions import OWNER_KEY
+from secagg_wire.manifest import Manifest, Origin, Rollback
 from secagg_wire.refusals import CallFailed, InternalError, Refusal, ShuttingDown, Superseded
 
 _PASSING = (CallFailed, InternalError, ShuttingDown, Superseded)
@@ -43,19 +49,30 @@ class Admission:
         """Version `number`, which must have the manifest digest `digest`; its files are here then.
 
         Raises:
-            PolicyRefused: it is not accepted: clause `recompute`, `start_versions`, or
-                `model_digest` where the coordinator's version is another one.
+            PolicyRefused: it is not accepted: clause `owner_key`, `recompute`, `rollback`,
+                `start_versions`, or `model_digest` where the coordinator's version is another one.
             SecaggError: it could not be fetched or checked now.
         """
         async with self._turn:
             tenant, line = self._tenant, self._connection
-            manifest = await tenant.versions.manifest(line.caller, line.models, number, digest)
+            manifest = await self._manifest(number, digest)
             checked = tenant.store.checked(digest)
             if checked is None or (checked == UNCHECKED and self._policy.recompute != "off"):
                 checked = await self._examine(number, manifest)
             version = await tenant.versions.fetch(line.caller, line.models, number, manifest)
             tenant.store.add_version(digest, number, checked)
             return version
+
+    async def _manifest(self, number: int, digest: bytes) -> Manifest:
+        tenant, line = self._tenant, self._connection
+        try:
+            return await tenant.versions.manifest(
+                line.caller, line.models, number, digest, self._owner_key
+            )
+        except PolicyRefused as error:
+            if error.clause == OWNER_KEY:
+                raise self._refusal(number, digest, error) from None
+            raise
 
     async def _examine(self, number: int, manifest: Manifest) -> str:
         """How this version was found acceptable."""
@@ -64,6 +81,8 @@ class Admission:
         if self._policy.recompute == "off":
             return UNCHECKED
         try:
+            if manifest.rollback is not None:
+                return self._restored(manifest, manifest.rollback)
             if manifest.origin is None:
                 await self._require_beginning()
                 return "beginning"
@@ -71,13 +90,38 @@ class Admission:
         except _PASSING:
             raise
         except (ProtocolError, Refusal, PolicyRefused) as error:
-            raise self._refusal(number, manifest, error) from None
+            raise self._refusal(number, manifest.digest, error) from None
         self._tenant.log.event(
             "version_recomputed", version=number, digest=manifest.digest,
             round=done.verified.plan.round_number, leaves=done.leaves, of=done.of,
             own_part=done.own_part,
         )  # fmt: skip
         return f"{done.leaves} of {done.of} leaves"
+
+    def _restored(self, manifest: Manifest, rollback: Rollback) -> str:
+        """Hold a rollback against what this tenant has admitted before.
+
+        Raises:
+            PolicyRefused: clause `rollback`.
+        """
+        tenant, name = self._tenant, rollback.restores.hex()[:16]
+        if self._owner_key is None:
+            raise _not_restored("only a pinned owner may go back: set model.owner_key")
+        checked = tenant.store.checked(rollback.restores)
+        known = tenant.versions.at_hand(rollback.restores)
+        if checked is None or known is None:
+            raise _not_restored(f"this tenant has never admitted the version {name} that it names")
+        if checked == UNCHECKED and self._policy.recompute != "off":
+            raise _not_restored(f"version {name} was admitted without recomputation")
+        older = known.manifest
+        if (manifest.files, manifest.origin) != (older.files, older.origin):
+            raise _not_restored(f"its files or its origin are not those of version {name}")
+        tenant.store.audit(
+            "version_restored", digest=manifest.digest.hex(), restores=rollback.restores.hex(),
+            undoes=rollback.undoes.hex(),
+        )  # fmt: skip
+        tenant.log.event("version_restored", digest=manifest.digest, restores=rollback.restores)
+        return f"restores {name}"
 
     async def _recomputed(self, origin: Origin) -> Recomputed:
         store = self._tenant.store
@@ -111,20 +155,31 @@ class Admission:
                 )
 
     def _refusal(
-        self, number: int, manifest: Manifest, error: ProtocolError | Refusal | PolicyRefused
+        self, number: int, digest: bytes, error: ProtocolError | Refusal | PolicyRefused
     ) -> PolicyRefused:
         self.refused += 1
         kind, reason = type(error).__name__, str(error)
-        self._tenant.store.audit(
-            "version_refused", digest=manifest.digest.hex(), error=kind, reason=reason
-        )
+        self._tenant.store.audit("version_refused", digest=digest.hex(), error=kind, reason=reason)
         self._tenant.log.warning(
-            "version_refused", version=number, digest=manifest.digest, error=kind, reason=reason
+            "version_refused", version=number, digest=digest, error=kind, reason=reason
         )
         if isinstance(error, PolicyRefused):
             return error
         return PolicyRefused("recompute", f"version {number} is not accepted: {reason}")
 
     @property
+    def _owner_key(self) -> bytes | None:
+        pinned = self._tenant.config.model.owner_key
+        return None if pinned is None else bytes.fromhex(pinned)
+
+    @property
     def _policy(self) -> PolicyTable:
         return self._tenant.config.policy
+
+
+def _not_restored(reason: str) -> PolicyRefused:
+    return PolicyRefused(
+        "rollback",
+        f"the version goes back to an older one and is not accepted: {reason}; "
+        "policy.start_versions can name its digest",
+    )

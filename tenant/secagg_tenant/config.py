@@ -102,6 +102,7 @@ class Model(Table):
 
     base: str = "shipped"
     base_digest: HexDigest | None = None
+    owner_key: HexDigest | None = None
 
 
 class LoraTraining(Table):

@@ -1,8 +1,8 @@
 """Model versions on this tenant's disk: fetched in pieces, believed only by their hashes.
 
-A manifest is checked against the digest that was asked for, a file against the manifest, before
-anything of it is used. A broken download goes on where it stopped. Nothing is ever unpickled: the
-manifest admits no file type that runs code.
+A manifest is checked against the digest that was asked for and against the owner's key where one is
+pinned, a file against the manifest, before anything of it is used. A broken download goes on where
+it stopped. Nothing is ever unpickled: the manifest admits no file type that runs code.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from secagg.errors import PolicyRefused, ProtocolError
+from secagg.errors import ConfigError, PolicyRefused, ProtocolError
 from secagg.identity import sha256
 from secagg_tenant.trainer import ModelVersion
 from secagg_wire.client import STREAM_SECONDS, Caller, is_unavailable, translated
+from secagg_wire.codec import signature_from_wire
 from secagg_wire.manifest import FileEntry, Manifest
+from secagg_wire.refusals import InvalidRequest
+from secagg_wire.signed_manifest import SIGNATURE_FILE, ManifestSignature, verify_manifest
 from secagg_wire.v1 import model_service_pb2 as pb
 
 if TYPE_CHECKING:
     from secagg_wire.v1.model_service_pb2_grpc import ModelServiceAsyncStub
 
+OWNER_KEY = "owner_key"
+"""The clause by which an unsigned or wrongly signed version is refused."""
 _MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
 
@@ -47,20 +52,27 @@ class VersionFiles:
         )
 
     async def manifest(
-        self, caller: Caller, service: ModelServiceAsyncStub, number: int, digest: bytes
-    ) -> Manifest:
+        self, caller: Caller, service: ModelServiceAsyncStub, number: int, digest: bytes,
+        owner_key: bytes | None = None,
+    ) -> Manifest:  # fmt: skip
         """The manifest with this digest: at hand, or version `number`'s at the coordinator.
 
         Raises:
-            PolicyRefused: the coordinator's version has another digest.
+            PolicyRefused: the coordinator's version has another digest, or clause `owner_key`: it
+                is not signed by that key.
         """
-        if (known := self.at_hand(digest, number)) is not None:
+        known = self.at_hand(digest, number)
+        if known is not None and (owner_key is None or self._signed(known, owner_key)):
             return known.manifest
         answer = await caller.call(service.GetVersion, pb.GetVersionRequest(version=number))
         if sha256(answer.manifest) != digest:
             raise PolicyRefused(
                 "model_digest", f"version {number} is not the model that the plan names"
             )
+        if owner_key is not None:
+            signature = _signature(answer)
+            _require_signed(answer.manifest, signature, owner_key)
+            self._keep_signature(digest, signature)
         return Manifest.decode(answer.manifest)
 
     async def fetch(
@@ -81,8 +93,39 @@ class VersionFiles:
         _write_durably(folder / _MANIFEST, manifest.encode())
         return ModelVersion(number, manifest, folder)
 
+    def _signed(self, version: ModelVersion, owner_key: bytes) -> bool:
+        """Whether a signature by this key lies beside a version."""
+        try:
+            data = (version.directory / SIGNATURE_FILE).read_bytes()
+            verify_manifest(version.manifest.encode(), ManifestSignature.decode(data), owner_key)
+        except (OSError, ConfigError):
+            return False
+        return True
+
+    def _keep_signature(self, digest: bytes, signature: ManifestSignature | None) -> None:
+        if signature is not None:
+            folder = self._folder(digest)
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_durably(folder / SIGNATURE_FILE, signature.encode())
+
     def _folder(self, digest: bytes) -> Path:
         return self.directory / digest.hex()
+
+
+def _signature(answer: pb.GetVersionResponse) -> ManifestSignature | None:
+    if not answer.HasField("signature"):
+        return None
+    try:
+        return signature_from_wire(answer.signature)
+    except InvalidRequest as error:
+        raise PolicyRefused(OWNER_KEY, str(error)) from None
+
+
+def _require_signed(manifest: bytes, signature: ManifestSignature | None, key: bytes) -> None:
+    try:
+        verify_manifest(manifest, signature, key)
+    except ConfigError as error:
+        raise PolicyRefused(OWNER_KEY, str(error)) from None
 
 
 async def _fetch_file(

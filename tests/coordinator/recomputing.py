@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from secagg.identity import Identity
 from secagg.plan import RoundPlan
 from secagg.result import Result
 from secagg.transcript import Verified
@@ -16,8 +17,10 @@ from secagg_coordinator.archive import Archive
 from secagg_coordinator.records import Opened
 from secagg_coordinator.transcript_servicer import TranscriptServicer
 from secagg_wire.client import BackOff, Caller, transcript_service
-from secagg_wire.manifest import Manifest, Origin
+from secagg_wire.codec import signature_to_wire
+from secagg_wire.manifest import Manifest, Origin, Rollback
 from secagg_wire.recomputation import Fetched, Recomputation
+from secagg_wire.signed_manifest import sign_manifest
 from secagg_wire.v1 import owner_service_pb2 as owner_pb
 from tests.coordinator.federation import (
     CALL_S,
@@ -141,14 +144,17 @@ def with_round(
 
 
 async def publish(
-    running: Federation, number: int, origin: Origin | None = None
-) -> tuple[int, bytes]:
+    running: Federation, number: int, origin: Origin | None = None,
+    rollback: Rollback | None = None, signer: Identity | None = None,
+) -> tuple[int, bytes]:  # fmt: skip
     """Publish as the owner, whatever the owner says; (version, manifest digest)."""
     files = {"notes.txt": f"version {number}".encode()}
-    manifest = Manifest.of(files, origin=origin)
-    requests = [owner_pb.PublishVersionRequest(manifest=manifest.encode())]
-    for name, data in files.items():
-        piece = owner_pb.FilePiece(name=name, offset=0, payload=data)
+    manifest = replace(Manifest.of(files, origin=origin), rollback=rollback)
+    data = manifest.encode()
+    signature = None if signer is None else signature_to_wire(sign_manifest(data, signer))
+    requests = [owner_pb.PublishVersionRequest(manifest=data, signature=signature)]
+    for name, text in files.items():
+        piece = owner_pb.FilePiece(name=name, offset=0, payload=text)
         requests.append(owner_pb.PublishVersionRequest(piece=piece))
     answer = await running.owner().PublishVersion(iter(requests), timeout=CALL_S)
     return answer.version, manifest.digest

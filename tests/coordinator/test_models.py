@@ -11,8 +11,10 @@ import pytest
 
 from secagg.errors import ConfigError
 from secagg_wire import refusals
+from secagg_wire.codec import signature_from_wire, signature_to_wire
 from secagg_wire.limits import PIECE_BYTES
 from secagg_wire.manifest import Manifest
+from secagg_wire.signed_manifest import ManifestSignature, sign_manifest
 from secagg_wire.v1 import model_service_pb2 as model_pb
 from secagg_wire.v1 import owner_service_pb2 as owner_pb
 from tests.coordinator.federation import CALL_S, Enrolled, Federation, federation, refusal
@@ -136,6 +138,60 @@ def test_a_round_is_opened_on_the_version_whose_manifest_its_plan_names(
 def spoil_first_file(parts: Pieces) -> Pieces:
     bad = bytes(len(parts[1].piece.payload))
     return [parts[0], piece(parts[1].piece.name, 0, bad), *parts[2:]]
+
+
+def signed(parts: Pieces, signature: ManifestSignature) -> Pieces:
+    first = owner_pb.PublishVersionRequest(
+        manifest=parts[0].manifest, signature=signature_to_wire(signature)
+    )
+    return [first, *parts[1:]]
+
+
+async def signature_of(running: Federation) -> ManifestSignature | None:
+    answer = await running.models("ada").GetVersion(model_pb.GetVersionRequest(), timeout=CALL_S)
+    return signature_from_wire(answer.signature) if answer.HasField("signature") else None
+
+
+def test_a_signature_travels_with_its_manifest_and_may_come_later(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            parts = publication(FILES)
+            signature = sign_manifest(parts[0].manifest, enrolled.keys["ona"].identity())
+            assert (await publish(running, parts)).version == 1
+            assert await signature_of(running) is None
+            assert (await publish(running, signed(parts, signature))).version == 1
+            assert await signature_of(running) == signature
+            assert (await publish(running, parts)).version == 1
+        async with federation(enrolled, tmp_path) as running:
+            assert await signature_of(running) == signature
+            other = publication(FILES, {"round": 1})
+            fresh = sign_manifest(other[0].manifest, enrolled.keys["ona"].identity())
+            assert (await publish(running, signed(other, fresh))).version == 2
+            assert await signature_of(running) == fresh
+
+    asyncio.run(scenario())
+
+
+def test_a_signature_over_something_else_is_refused_at_publication(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            parts = publication(FILES)
+            wrong = sign_manifest(b"another manifest", enrolled.keys["ona"].identity())
+            for _ in range(2):  # as a new version, and over one that is there
+                error = await refusal(publish(running, signed(parts, wrong)))
+                assert type(error) is refusals.InvalidRequest
+                await publish(running, parts)
+            assert await signature_of(running) is None
+            short = owner_pb.PublishVersionRequest(manifest=parts[0].manifest)
+            short.signature.owner = "ona"
+            error = await refusal(publish(running, [short, *parts[1:]]))
+            assert type(error) is refusals.InvalidRequest
+
+    asyncio.run(scenario())
 
 
 SPOILT: dict[str, tuple[Callable[[Pieces], Pieces], Any]] = {

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"secagg_wire/v1/model_service.proto\x12\tsecagg.v1\"g\n\x0eVersionSummary\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\x17\n\x0fpublished_at_ms\x18\x03 \x01(\x04\x12\x12\n\ntotal_size\x18\x04 \x01(\x04\"\x15\n\x13ListVersionsRequest\"C\n\x14ListVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.secagg.v1.VersionSummary\"$\n\x11GetVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"R\n\x12GetVersionResponse\x12*\n\x07summary\x18\x01 \x01(\x0b\x32\x19.secagg.v1.VersionSummary\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\"D\n\x13\x44ownloadFileRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"7\n\x14\x44ownloadFileResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x32\xfd\x01\n\x0cModelService\x12O\n\x0cListVersions\x12\x1e.secagg.v1.ListVersionsRequest\x1a\x1f.secagg.v1.ListVersionsResponse\x12I\n\nGetVersion\x12\x1c.secagg.v1.GetVersionRequest\x1a\x1d.secagg.v1.GetVersionResponse\x12Q\n\x0c\x44ownloadFile\x12\x1e.secagg.v1.DownloadFileRequest\x1a\x1f.secagg.v1.DownloadFileResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"secagg_wire/v1/model_service.proto\x12\tsecagg.v1\"g\n\x0eVersionSummary\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\x17\n\x0fpublished_at_ms\x18\x03 \x01(\x04\x12\x12\n\ntotal_size\x18\x04 \x01(\x04\"U\n\x11ManifestSignature\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x18\n\x10owner_public_key\x18\x02 \x01(\x0c\x12\x17\n\x0fowner_signature\x18\x03 \x01(\x0c\"\x15\n\x13ListVersionsRequest\"C\n\x14ListVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.secagg.v1.VersionSummary\"$\n\x11GetVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x83\x01\n\x12GetVersionResponse\x12*\n\x07summary\x18\x01 \x01(\x0b\x32\x19.secagg.v1.VersionSummary\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\x12/\n\tsignature\x18\x03 \x01(\x0b\x32\x1c.secagg.v1.ManifestSignature\"D\n\x13\x44ownloadFileRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"7\n\x14\x44ownloadFileResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x32\xfd\x01\n\x0cModelService\x12O\n\x0cListVersions\x12\x1e.secagg.v1.ListVersionsRequest\x1a\x1f.secagg.v1.ListVersionsResponse\x12I\n\nGetVersion\x12\x1c.secagg.v1.GetVersionRequest\x1a\x1d.secagg.v1.GetVersionResponse\x12Q\n\x0c\x44ownloadFile\x12\x1e.secagg.v1.DownloadFileRequest\x1a\x1f.secagg.v1.DownloadFileResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +33,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VERSIONSUMMARY']._serialized_start=49
   _globals['_VERSIONSUMMARY']._serialized_end=152
-  _globals['_LISTVERSIONSREQUEST']._serialized_start=154
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=175
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=177
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=244
-  _globals['_GETVERSIONREQUEST']._serialized_start=246
-  _globals['_GETVERSIONREQUEST']._serialized_end=282
-  _globals['_GETVERSIONRESPONSE']._serialized_start=284
-  _globals['_GETVERSIONRESPONSE']._serialized_end=366
-  _globals['_DOWNLOADFILEREQUEST']._serialized_start=368
-  _globals['_DOWNLOADFILEREQUEST']._serialized_end=436
-  _globals['_DOWNLOADFILERESPONSE']._serialized_start=438
-  _globals['_DOWNLOADFILERESPONSE']._serialized_end=493
-  _globals['_MODELSERVICE']._serialized_start=496
-  _globals['_MODELSERVICE']._serialized_end=749
+  _globals['_MANIFESTSIGNATURE']._serialized_start=154
+  _globals['_MANIFESTSIGNATURE']._serialized_end=239
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=241
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=262
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=264
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=331
+  _globals['_GETVERSIONREQUEST']._serialized_start=333
+  _globals['_GETVERSIONREQUEST']._serialized_end=369
+  _globals['_GETVERSIONRESPONSE']._serialized_start=372
+  _globals['_GETVERSIONRESPONSE']._serialized_end=503
+  _globals['_DOWNLOADFILEREQUEST']._serialized_start=505
+  _globals['_DOWNLOADFILEREQUEST']._serialized_end=573
+  _globals['_DOWNLOADFILERESPONSE']._serialized_start=575
+  _globals['_DOWNLOADFILERESPONSE']._serialized_end=630
+  _globals['_MODELSERVICE']._serialized_start=633
+  _globals['_MODELSERVICE']._serialized_end=886
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,32 @@ class VersionSummary(google.protobuf.message.Message):
 global___VersionSummary = VersionSummary
 
 @typing.final
+class ManifestSignature(google.protobuf.message.Message):
+    """The owner's Ed25519 signature over a manifest's bytes, see signed_manifest.py."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: builtins.int
+    OWNER_PUBLIC_KEY_FIELD_NUMBER: builtins.int
+    OWNER_SIGNATURE_FIELD_NUMBER: builtins.int
+    owner: builtins.str
+    """The signer's name."""
+    owner_public_key: builtins.bytes
+    """32 bytes. It proves nothing by itself: tenants pin it."""
+    owner_signature: builtins.bytes
+    """64 bytes."""
+    def __init__(
+        self,
+        *,
+        owner: builtins.str = ...,
+        owner_public_key: builtins.bytes = ...,
+        owner_signature: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["owner", b"owner", "owner_public_key", b"owner_public_key", "owner_signature", b"owner_signature"]) -> None: ...
+
+global___ManifestSignature = ManifestSignature
+
+@typing.final
 class ListVersionsRequest(google.protobuf.message.Message):
     """Asks for all versions."""
 
@@ -100,20 +126,26 @@ class GetVersionResponse(google.protobuf.message.Message):
 
     SUMMARY_FIELD_NUMBER: builtins.int
     MANIFEST_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
     manifest: builtins.bytes
     """The manifest exactly as published: canonical JSON, see manifest.py."""
     @property
     def summary(self) -> global___VersionSummary:
         """Number and digest."""
 
+    @property
+    def signature(self) -> global___ManifestSignature:
+        """As published; absent where the owner did not sign."""
+
     def __init__(
         self,
         *,
         summary: global___VersionSummary | None = ...,
         manifest: builtins.bytes = ...,
+        signature: global___ManifestSignature | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["summary", b"summary"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["manifest", b"manifest", "summary", b"summary"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["signature", b"signature", "summary", b"summary"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["manifest", b"manifest", "signature", b"signature", "summary", b"summary"]) -> None: ...
 
 global___GetVersionResponse = GetVersionResponse
 

@@ -22,58 +22,59 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from secagg_wire.v1 import model_service_pb2 as secagg__wire_dot_v1_dot_model__service__pb2
 from secagg_wire.v1 import round_pb2 as secagg__wire_dot_v1_dot_round__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"secagg_wire/v1/owner_service.proto\x12\tsecagg.v1\x1a\x1asecagg_wire/v1/round.proto\"9\n\x10OpenRoundRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\x04\"$\n\x11OpenRoundResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"\"\n\x0fGetRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\":\n\x10GetRoundResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.secagg.v1.RoundStatus\"$\n\x11WatchRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"<\n\x12WatchRoundResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.secagg.v1.RoundStatus\"\"\n\x11ListRoundsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x12ListRoundsResponse\x12&\n\x06rounds\x18\x01 \x03(\x0b\x32\x16.secagg.v1.RoundStatus\"4\n\x11\x41\x62ortRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"<\n\x12\x41\x62ortRoundResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.secagg.v1.RoundStatus\"5\n\x12\x44ownloadSumRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"X\n\x13\x44ownloadSumResponse\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.secagg.v1.SumHeaderH\x00\x12\x11\n\x07payload\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x8b\x01\n\tSumHeader\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x14\n\x0ctotal_weight\x18\x02 \x01(\x04\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x19\n\x11transcript_sha256\x18\x04 \x01(\x0c\x12\x18\n\x10level_sum_sha256\x18\x05 \x01(\x0c\x12\x10\n\x08sum_root\x18\x06 \x01(\x0c\"<\n\x19\x44ownloadTranscriptRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"=\n\x1a\x44ownloadTranscriptResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"Z\n\x15PublishVersionRequest\x12\x12\n\x08manifest\x18\x01 \x01(\x0cH\x00\x12%\n\x05piece\x18\x02 \x01(\x0b\x32\x14.secagg.v1.FilePieceH\x00\x42\x06\n\x04part\":\n\tFilePiece\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"B\n\x16PublishVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\"\x12\n\x10GetRosterRequest\"H\n\x0eTenantPresence\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04live\x18\x02 \x01(\x08\x12\x18\n\x10last_heard_at_ms\x18\x03 \x01(\x04\"P\n\x11GetRosterResponse\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\x12+\n\x08presence\x18\x02 \x03(\x0b\x32\x19.secagg.v1.TenantPresence2\xd4\x05\n\x0cOwnerService\x12\x46\n\tOpenRound\x12\x1b.secagg.v1.OpenRoundRequest\x1a\x1c.secagg.v1.OpenRoundResponse\x12\x43\n\x08GetRound\x12\x1a.secagg.v1.GetRoundRequest\x1a\x1b.secagg.v1.GetRoundResponse\x12K\n\nWatchRound\x12\x1c.secagg.v1.WatchRoundRequest\x1a\x1d.secagg.v1.WatchRoundResponse0\x01\x12I\n\nListRounds\x12\x1c.secagg.v1.ListRoundsRequest\x1a\x1d.secagg.v1.ListRoundsResponse\x12I\n\nAbortRound\x12\x1c.secagg.v1.AbortRoundRequest\x1a\x1d.secagg.v1.AbortRoundResponse\x12N\n\x0b\x44ownloadSum\x12\x1d.secagg.v1.DownloadSumRequest\x1a\x1e.secagg.v1.DownloadSumResponse0\x01\x12\x63\n\x12\x44ownloadTranscript\x12$.secagg.v1.DownloadTranscriptRequest\x1a%.secagg.v1.DownloadTranscriptResponse0\x01\x12W\n\x0ePublishVersion\x12 .secagg.v1.PublishVersionRequest\x1a!.secagg.v1.PublishVersionResponse(\x01\x12\x46\n\tGetRoster\x12\x1b.secagg.v1.GetRosterRequest\x1a\x1c.secagg.v1.GetRosterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"secagg_wire/v1/owner_service.proto\x12\tsecagg.v1\x1a\"secagg_wire/v1/model_service.proto\x1a\x1asecagg_wire/v1/round.proto\"9\n\x10OpenRoundRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\x04\"$\n\x11OpenRoundResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"\"\n\x0fGetRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\":\n\x10GetRoundResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.secagg.v1.RoundStatus\"$\n\x11WatchRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"<\n\x12WatchRoundResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.secagg.v1.RoundStatus\"\"\n\x11ListRoundsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x12ListRoundsResponse\x12&\n\x06rounds\x18\x01 \x03(\x0b\x32\x16.secagg.v1.RoundStatus\"4\n\x11\x41\x62ortRoundRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"<\n\x12\x41\x62ortRoundResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.secagg.v1.RoundStatus\"5\n\x12\x44ownloadSumRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"X\n\x13\x44ownloadSumResponse\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.secagg.v1.SumHeaderH\x00\x12\x11\n\x07payload\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x8b\x01\n\tSumHeader\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x14\n\x0ctotal_weight\x18\x02 \x01(\x04\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x19\n\x11transcript_sha256\x18\x04 \x01(\x0c\x12\x18\n\x10level_sum_sha256\x18\x05 \x01(\x0c\x12\x10\n\x08sum_root\x18\x06 \x01(\x0c\"<\n\x19\x44ownloadTranscriptRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"=\n\x1a\x44ownloadTranscriptResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x8b\x01\n\x15PublishVersionRequest\x12\x12\n\x08manifest\x18\x01 \x01(\x0cH\x00\x12%\n\x05piece\x18\x02 \x01(\x0b\x32\x14.secagg.v1.FilePieceH\x00\x12/\n\tsignature\x18\x03 \x01(\x0b\x32\x1c.secagg.v1.ManifestSignatureB\x06\n\x04part\":\n\tFilePiece\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"B\n\x16PublishVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\"\x12\n\x10GetRosterRequest\"H\n\x0eTenantPresence\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04live\x18\x02 \x01(\x08\x12\x18\n\x10last_heard_at_ms\x18\x03 \x01(\x04\"P\n\x11GetRosterResponse\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\x12+\n\x08presence\x18\x02 \x03(\x0b\x32\x19.secagg.v1.TenantPresence2\xd4\x05\n\x0cOwnerService\x12\x46\n\tOpenRound\x12\x1b.secagg.v1.OpenRoundRequest\x1a\x1c.secagg.v1.OpenRoundResponse\x12\x43\n\x08GetRound\x12\x1a.secagg.v1.GetRoundRequest\x1a\x1b.secagg.v1.GetRoundResponse\x12K\n\nWatchRound\x12\x1c.secagg.v1.WatchRoundRequest\x1a\x1d.secagg.v1.WatchRoundResponse0\x01\x12I\n\nListRounds\x12\x1c.secagg.v1.ListRoundsRequest\x1a\x1d.secagg.v1.ListRoundsResponse\x12I\n\nAbortRound\x12\x1c.secagg.v1.AbortRoundRequest\x1a\x1d.secagg.v1.AbortRoundResponse\x12N\n\x0b\x44ownloadSum\x12\x1d.secagg.v1.DownloadSumRequest\x1a\x1e.secagg.v1.DownloadSumResponse0\x01\x12\x63\n\x12\x44ownloadTranscript\x12$.secagg.v1.DownloadTranscriptRequest\x1a%.secagg.v1.DownloadTranscriptResponse0\x01\x12W\n\x0ePublishVersion\x12 .secagg.v1.PublishVersionRequest\x1a!.secagg.v1.PublishVersionResponse(\x01\x12\x46\n\tGetRoster\x12\x1b.secagg.v1.GetRosterRequest\x1a\x1c.secagg.v1.GetRosterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'secagg_wire.v1.owner_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPENROUNDREQUEST']._serialized_start=77
-  _globals['_OPENROUNDREQUEST']._serialized_end=134
-  _globals['_OPENROUNDRESPONSE']._serialized_start=136
-  _globals['_OPENROUNDRESPONSE']._serialized_end=172
-  _globals['_GETROUNDREQUEST']._serialized_start=174
-  _globals['_GETROUNDREQUEST']._serialized_end=208
-  _globals['_GETROUNDRESPONSE']._serialized_start=210
-  _globals['_GETROUNDRESPONSE']._serialized_end=268
-  _globals['_WATCHROUNDREQUEST']._serialized_start=270
-  _globals['_WATCHROUNDREQUEST']._serialized_end=306
-  _globals['_WATCHROUNDRESPONSE']._serialized_start=308
-  _globals['_WATCHROUNDRESPONSE']._serialized_end=368
-  _globals['_LISTROUNDSREQUEST']._serialized_start=370
-  _globals['_LISTROUNDSREQUEST']._serialized_end=404
-  _globals['_LISTROUNDSRESPONSE']._serialized_start=406
-  _globals['_LISTROUNDSRESPONSE']._serialized_end=466
-  _globals['_ABORTROUNDREQUEST']._serialized_start=468
-  _globals['_ABORTROUNDREQUEST']._serialized_end=520
-  _globals['_ABORTROUNDRESPONSE']._serialized_start=522
-  _globals['_ABORTROUNDRESPONSE']._serialized_end=582
-  _globals['_DOWNLOADSUMREQUEST']._serialized_start=584
-  _globals['_DOWNLOADSUMREQUEST']._serialized_end=637
-  _globals['_DOWNLOADSUMRESPONSE']._serialized_start=639
-  _globals['_DOWNLOADSUMRESPONSE']._serialized_end=727
-  _globals['_SUMHEADER']._serialized_start=730
-  _globals['_SUMHEADER']._serialized_end=869
-  _globals['_DOWNLOADTRANSCRIPTREQUEST']._serialized_start=871
-  _globals['_DOWNLOADTRANSCRIPTREQUEST']._serialized_end=931
-  _globals['_DOWNLOADTRANSCRIPTRESPONSE']._serialized_start=933
-  _globals['_DOWNLOADTRANSCRIPTRESPONSE']._serialized_end=994
-  _globals['_PUBLISHVERSIONREQUEST']._serialized_start=996
-  _globals['_PUBLISHVERSIONREQUEST']._serialized_end=1086
-  _globals['_FILEPIECE']._serialized_start=1088
-  _globals['_FILEPIECE']._serialized_end=1146
-  _globals['_PUBLISHVERSIONRESPONSE']._serialized_start=1148
-  _globals['_PUBLISHVERSIONRESPONSE']._serialized_end=1214
-  _globals['_GETROSTERREQUEST']._serialized_start=1216
-  _globals['_GETROSTERREQUEST']._serialized_end=1234
-  _globals['_TENANTPRESENCE']._serialized_start=1236
-  _globals['_TENANTPRESENCE']._serialized_end=1308
-  _globals['_GETROSTERRESPONSE']._serialized_start=1310
-  _globals['_GETROSTERRESPONSE']._serialized_end=1390
-  _globals['_OWNERSERVICE']._serialized_start=1393
-  _globals['_OWNERSERVICE']._serialized_end=2117
+  _globals['_OPENROUNDREQUEST']._serialized_start=113
+  _globals['_OPENROUNDREQUEST']._serialized_end=170
+  _globals['_OPENROUNDRESPONSE']._serialized_start=172
+  _globals['_OPENROUNDRESPONSE']._serialized_end=208
+  _globals['_GETROUNDREQUEST']._serialized_start=210
+  _globals['_GETROUNDREQUEST']._serialized_end=244
+  _globals['_GETROUNDRESPONSE']._serialized_start=246
+  _globals['_GETROUNDRESPONSE']._serialized_end=304
+  _globals['_WATCHROUNDREQUEST']._serialized_start=306
+  _globals['_WATCHROUNDREQUEST']._serialized_end=342
+  _globals['_WATCHROUNDRESPONSE']._serialized_start=344
+  _globals['_WATCHROUNDRESPONSE']._serialized_end=404
+  _globals['_LISTROUNDSREQUEST']._serialized_start=406
+  _globals['_LISTROUNDSREQUEST']._serialized_end=440
+  _globals['_LISTROUNDSRESPONSE']._serialized_start=442
+  _globals['_LISTROUNDSRESPONSE']._serialized_end=502
+  _globals['_ABORTROUNDREQUEST']._serialized_start=504
+  _globals['_ABORTROUNDREQUEST']._serialized_end=556
+  _globals['_ABORTROUNDRESPONSE']._serialized_start=558
+  _globals['_ABORTROUNDRESPONSE']._serialized_end=618
+  _globals['_DOWNLOADSUMREQUEST']._serialized_start=620
+  _globals['_DOWNLOADSUMREQUEST']._serialized_end=673
+  _globals['_DOWNLOADSUMRESPONSE']._serialized_start=675
+  _globals['_DOWNLOADSUMRESPONSE']._serialized_end=763
+  _globals['_SUMHEADER']._serialized_start=766
+  _globals['_SUMHEADER']._serialized_end=905
+  _globals['_DOWNLOADTRANSCRIPTREQUEST']._serialized_start=907
+  _globals['_DOWNLOADTRANSCRIPTREQUEST']._serialized_end=967
+  _globals['_DOWNLOADTRANSCRIPTRESPONSE']._serialized_start=969
+  _globals['_DOWNLOADTRANSCRIPTRESPONSE']._serialized_end=1030
+  _globals['_PUBLISHVERSIONREQUEST']._serialized_start=1033
+  _globals['_PUBLISHVERSIONREQUEST']._serialized_end=1172
+  _globals['_FILEPIECE']._serialized_start=1174
+  _globals['_FILEPIECE']._serialized_end=1232
+  _globals['_PUBLISHVERSIONRESPONSE']._serialized_start=1234
+  _globals['_PUBLISHVERSIONRESPONSE']._serialized_end=1300
+  _globals['_GETROSTERREQUEST']._serialized_start=1302
+  _globals['_GETROSTERREQUEST']._serialized_end=1320
+  _globals['_TENANTPRESENCE']._serialized_start=1322
+  _globals['_TENANTPRESENCE']._serialized_end=1394
+  _globals['_GETROSTERRESPONSE']._serialized_start=1396
+  _globals['_GETROSTERRESPONSE']._serialized_end=1476
+  _globals['_OWNERSERVICE']._serialized_start=1479
+  _globals['_OWNERSERVICE']._serialized_end=2203
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import secagg_wire.v1.model_service_pb2
 import secagg_wire.v1.round_pb2
 import typing
 
@@ -352,20 +353,26 @@ class PublishVersionRequest(google.protobuf.message.Message):
 
     MANIFEST_FIELD_NUMBER: builtins.int
     PIECE_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
     manifest: builtins.bytes
     """Sent once, first: canonical JSON, see manifest.py."""
     @property
     def piece(self) -> global___FilePiece:
         """The next piece."""
 
+    @property
+    def signature(self) -> secagg_wire.v1.model_service_pb2.ManifestSignature:
+        """Over the manifest, and sent beside it."""
+
     def __init__(
         self,
         *,
         manifest: builtins.bytes = ...,
         piece: global___FilePiece | None = ...,
+        signature: secagg_wire.v1.model_service_pb2.ManifestSignature | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["manifest", b"manifest", "part", b"part", "piece", b"piece"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["manifest", b"manifest", "part", b"part", "piece", b"piece"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["manifest", b"manifest", "part", b"part", "piece", b"piece", "signature", b"signature"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["manifest", b"manifest", "part", b"part", "piece", b"piece", "signature", b"signature"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["manifest", "piece"] | None: ...
 
 global___PublishVersionRequest = PublishVersionRequest
