@@ -160,7 +160,8 @@ def _kind_of(layer: nn.Module, present: nn.ModuleList, values: Sequence[str]) ->
     for known, value in zip(present, values, strict=False):
         if known is layer:
             return value
-    said = next((m.layer_type for m in layer.modules() if hasattr(m, "layer_type")), None)
+    modules: list[Any] = list(layer.modules())
+    said = next((m.layer_type for m in modules if hasattr(m, "layer_type")), None)
     if isinstance(said, str):
         return said
     if len(set(values)) == 1:
