@@ -20,11 +20,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from secagg_models import arms, lora
+from secagg_models import arms, updates
 from secagg_models.base import Base, load_base
 from secagg_models.recipe import Recipe
 from secagg_models.text import Corpus, Split, TokenStream, corpus_of_folder, encode
-from secagg_models.version import load_adapter, save_adapter
+from secagg_models.updates import Update
 
 _NICENESS = 5
 
@@ -38,10 +38,10 @@ class Worker:
         self._corpora: dict[str, Corpus] = {}
         self._streams: dict[tuple[str, Split], TokenStream] = {}
         self._base: Base = load_base(setting["base"])
-        self._start = lora.draw_adapter(
+        self._start = updates.start(
             self._base.model, self._recipe.shape, int(setting["adapter_seed"])
         )
-        self._model = lora.attach(self._base.model, self._start)
+        self._model = updates.attach(self._base.model, self._start)
 
     @property
     def base_digest(self) -> str:
@@ -53,14 +53,14 @@ class Worker:
         adapter = self._adapter(job)
         if path := job.get("save"):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_bytes(save_adapter(adapter))
+            Path(path).write_bytes(updates.save(adapter))
         losses = {}
         for place, tenant in enumerate(job["on"]):
             say("measuring", job=job["job"], done=place, of=len(job["on"]))
             losses[tenant] = self._loss(adapter, tenant, job["split"])
         return losses
 
-    def _adapter(self, job: dict[str, Any]) -> lora.Adapter:
+    def _adapter(self, job: dict[str, Any]) -> Update:
         match job["from"]:
             case "start":
                 return self._start
@@ -73,26 +73,26 @@ class Worker:
             case other:
                 raise ValueError(f"a job cannot begin from {other!r}")
 
-    def _owners_step(self, adapters: Sequence[lora.Adapter]) -> lora.Adapter:
+    def _owners_step(self, adapters: Sequence[Update]) -> Update:
         """What the owner makes of one round in which tenants learnt these adapters."""
-        deltas = [lora.delta_of(adapter.b, self._start) for adapter in adapters]
+        deltas = [updates.delta_of(adapter.trained, self._start) for adapter in adapters]
         mean = arms.plain_mean(deltas, [1.0] * len(deltas))
-        return lora.next_round(self._start, mean, self._recipe.server_rate)
+        return updates.next_round(self._start, mean, self._recipe.server_rate)
 
-    def _train(self, job: str, tenants: Sequence[str], rate: float, steps: int) -> lora.Adapter:
+    def _train(self, job: str, tenants: Sequence[str], rate: float, steps: int) -> Update:
         streams = [self._stream(tenant, "train") for tenant in tenants]
         return arms.centralised(
             self._model, self._start, streams, self._recipe, rate, steps,
             lambda done, of, loss: say("training", job=job, done=done, of=of),
         )  # fmt: skip
 
-    def _loss(self, adapter: lora.Adapter, tenant: str, split: Split) -> float:
+    def _loss(self, adapter: Update, tenant: str, split: Split) -> float:
         recipe = self._recipe
         windows = recipe.test_windows if split == "test" else recipe.validation_windows
         return arms.loss_with(self._model, adapter, self._stream(tenant, split), recipe, windows)
 
-    def _load(self, path: str) -> lora.Adapter:
-        return load_adapter(Path(path).read_bytes(), self._recipe.shape)
+    def _load(self, path: str) -> Update:
+        return updates.load(Path(path).read_bytes(), self._recipe.shape)
 
     def _stream(self, tenant: str, split: Split) -> TokenStream:
         if tenant not in self._corpora:

@@ -7,6 +7,10 @@ into a new orthonormal A and the B_0 from which the next round starts (FedSVD, L
 the product is unchanged, the row space too, and the coordinates are again balanced. What a tenant
 exports is delta = B - B_0.
 
+With `LoraShape.layers` the adapter lies in those layers of the model alone (the edge layers of an
+emulator, Xiao, Lin, Han 2023), and with `LoraShape.extra` some tensors are trained whole beside it:
+a classifier's head, which no base model brings along. They are summed like B.
+
 The scaling alpha / r is a number of the plan and holds whatever a tenant's rank is: a tenant of
 lower rank trains only the first columns of B (`TrainingConfig.columns`), so its delta is zero in
 the rest, the sum is exact and its rank stays hidden.
@@ -16,19 +20,25 @@ every call that touches adapters, and `check_frozen` asserts that A is bit-ident
 optimiser; `init_lora_weights="orthogonal"` gives a non-zero B, so initialisation is ours;
 `add_weighted_adapter` has cross terms, so it is not used.
 
-Not here: training (train.py), the plain-text sum of anything (that is what the protocol is for).
+Linear layers and GPT-2's Conv1D (a linear layer whose weight is stored transposed) are supported.
+
+Not here: training (train.py), the plain-text sum of anything (that is what the protocol is for),
+adding the product to a model's own weights (plug_in.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.pytorch_utils import Conv1D
 
 from secagg.errors import ConfigError, UsageError
+from secagg_models.families import layer_prefix
 
 _PREFIX = "base_model.model."
 _ADAPTER = "default"
@@ -36,19 +46,29 @@ _ADAPTER = "default"
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """What a plan fixes about the adapter: rank, scaling alpha / r, and the modules it acts on."""
+    """What a plan fixes about the adapter: rank, scaling alpha / r, and the modules it acts on.
+
+    `targets` are the last parts of module names; `layers` the layers in which they count (none: the
+    whole model); `extra` names tensors of the model that are trained whole.
+    """
 
     rank: int
     scaling: float
     targets: tuple[str, ...]
+    layers: tuple[int, ...] = ()
+    extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
+        if type(self.rank) is not int or self.rank < 1:
             raise ConfigError(f"lora rank {self.rank}: at least 1 is needed")
-        if not self.scaling > 0:
-            raise ConfigError(f"lora scaling {self.scaling}: it must be above 0")
+        if not 0 < self.scaling < math.inf:
+            raise ConfigError(f"lora scaling {self.scaling}: it must be above 0 and finite")
         if not self.targets or len(set(self.targets)) != len(self.targets):
             raise ConfigError(f"lora targets {self.targets}: name each module once, at least one")
+        if list(self.layers) != sorted(set(self.layers)) or min(self.layers, default=0) < 0:
+            raise ConfigError(f"lora layers {self.layers}: whole numbers from 0, ascending")
+        if list(self.extra) != sorted(set(self.extra)) or any("lora_" in n for n in self.extra):
+            raise ConfigError(f"lora extra tensors {self.extra}: name each once, in order")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,14 +76,17 @@ class Adapter:
     """One version of the adapter, by the names under which PEFT saves its tensors.
 
     `a`: (rank, in_features) float32 with orthonormal rows, frozen; `b`: (out_features, rank)
-    float32, the B_0 from which a round starts. The product is scaling * B A.
+    float32, the B_0 from which a round starts. The product is scaling * B A. `extra`: the tensors
+    of `LoraShape.extra`, float32, by the model's own names.
     """
 
     shape: LoraShape
     a: Mapping[str, torch.Tensor]
     b: Mapping[str, torch.Tensor]
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _refuse_other_names(self.extra, self.shape.extra)
         if sorted(map(_pair_of, self.a)) != sorted(self.b):
             raise ConfigError("lora adapter: A and B do not name the same modules")
         for name, a in self.a.items():
@@ -73,6 +96,11 @@ class Adapter:
                     f"lora adapter: {name} is {tuple(a.shape)} and its B {tuple(b.shape)}; "
                     f"rank {self.shape.rank} was expected"
                 )
+
+    @property
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Everything that a round changes and sums, by name."""
+        return {**self.b, **self.extra}
 
     def product(self, name_of_b: str) -> torch.Tensor:
         """What the adapter adds to a module's weight: scaling * B A, (out, in) float64."""
@@ -85,6 +113,11 @@ def _pair_of(name: str) -> str:
     return name.replace(old, new)
 
 
+def module_of(name: str) -> str:
+    """The model's module to which a tensor of an adapter belongs."""
+    return name.removeprefix(_PREFIX).rpartition(".lora_")[0]
+
+
 def draw_adapter(model: torch.nn.Module, shape: LoraShape, seed: int) -> Adapter:
     """The first adapter: A orthonormal from the owner's seed, B zero (so the model is unchanged).
 
@@ -92,24 +125,42 @@ def draw_adapter(model: torch.nn.Module, shape: LoraShape, seed: int) -> Adapter
     """
     a, b = {}, {}
     generator = torch.Generator().manual_seed(seed)
-    for name, module in sorted(_targets_of(model, shape).items()):
-        a[f"{_PREFIX}{name}.lora_A.weight"] = _orthonormal_rows(
-            name, shape.rank, module.in_features, generator
-        )
-        b[f"{_PREFIX}{name}.lora_B.weight"] = torch.zeros(module.out_features, shape.rank)
-    return Adapter(shape, a, b)
+    for name, module in sorted(targets_of(model, shape).items()):
+        outputs, inputs = _size_of(module)
+        a[f"{_PREFIX}{name}.lora_A.weight"] = _orthonormal_rows(name, shape.rank, inputs, generator)
+        b[f"{_PREFIX}{name}.lora_B.weight"] = torch.zeros(outputs, shape.rank)
+    parameters = dict(model.named_parameters())
+    _refuse_other_names(set(shape.extra) & parameters.keys(), shape.extra)
+    extra = {n: parameters[n].detach().to("cpu", torch.float32, copy=True) for n in shape.extra}
+    return Adapter(shape, a, b, extra)
 
 
-def _targets_of(model: torch.nn.Module, shape: LoraShape) -> dict[str, torch.nn.Linear]:
-    found = {
+def targets_of(model: torch.nn.Module, shape: LoraShape) -> dict[str, torch.nn.Module]:
+    """The linear layers on which an adapter of this shape acts, by name.
+
+    Raises: ConfigError naming the targets that the model does not have.
+    """
+    within = tuple(f"{layer_prefix(model)}{layer}." for layer in shape.layers)
+    found: dict[str, torch.nn.Module] = {
         name: module
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] in shape.targets and isinstance(module, torch.nn.Linear)
+        if name.rpartition(".")[2] in shape.targets
+        and isinstance(module, (torch.nn.Linear, Conv1D))
+        and (not within or name.startswith(within))
     }
     missing = set(shape.targets) - {name.rpartition(".")[2] for name in found}
     if missing:
         raise ConfigError(f"lora targets {sorted(missing)}: the model has no linear layer so named")
+    empty = [start for start in within if not any(name.startswith(start) for name in found)]
+    if empty:
+        raise ConfigError(f"lora layers {empty}: no target lies in them")
     return found
+
+
+def _size_of(module: torch.nn.Module) -> tuple[int, int]:
+    """(outputs, inputs) of a linear layer, whichever way its weight lies."""
+    first, second = (int(side) for side in module.weight.shape)  # type: ignore[union-attr]
+    return (second, first) if isinstance(module, Conv1D) else (first, second)
 
 
 def _orthonormal_rows(name: str, rank: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -122,16 +173,44 @@ def _orthonormal_rows(name: str, rank: int, width: int, generator: torch.Generat
     return rows
 
 
+def refuse_foreign(model: torch.nn.Module, adapter: Adapter) -> None:
+    """Raises: ConfigError naming the modules of a bare model that the adapter does not fit."""
+    modules, parameters = targets_of(model, adapter.shape), dict(model.named_parameters())
+    _refuse_other_names(map(module_of, adapter.b), modules)
+    _refuse_other_names(set(adapter.extra) & parameters.keys(), adapter.extra)
+    differing = [
+        f"{name} has {_size_of(modules[name])} outputs and inputs, its adapter "
+        f"{(b.shape[0], adapter.a[_pair_of(pair)].shape[1])}"
+        for pair, b in adapter.b.items()
+        if _size_of(modules[name := module_of(pair)])
+        != (b.shape[0], adapter.a[_pair_of(pair)].shape[1])
+    ]
+    differing += [
+        f"{name} is {tuple(parameters[name].shape)} in the model and {tuple(tensor.shape)} here"
+        for name, tensor in adapter.extra.items()
+        if parameters[name].shape != tensor.shape
+    ]
+    if differing:
+        raise ConfigError(f"lora adapter of another model: {'; '.join(differing[:5])}")
+
+
 def attach(model: Any, adapter: Adapter) -> PeftModel:
-    """Put PEFT's LoRA layers into the model (in place) and load the adapter into them."""
+    """Put PEFT's LoRA layers into the model (in place) and load the adapter into them.
+
+    The modules are spelled out one by one, so PEFT's own matching of suffixes and layer numbers
+    decides nothing. Raises: ConfigError if the adapter is of another model.
+    """
+    refuse_foreign(model, adapter)
+    modules = targets_of(model, adapter.shape)
     config = LoraConfig(
         r=adapter.shape.rank,
         lora_alpha=adapter.shape.scaling * adapter.shape.rank,  # type: ignore[arg-type]
-        target_modules=list(adapter.shape.targets),
+        target_modules=sorted(modules),
         lora_dropout=0.0,
         bias="none",
         use_rslora=False,
-        task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
+        task_type="CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None,
     )
     peft_model = get_peft_model(model, config, adapter_name=_ADAPTER)
     install(peft_model, adapter)
@@ -139,65 +218,72 @@ def attach(model: Any, adapter: Adapter) -> PeftModel:
 
 
 def install(model: PeftModel, adapter: Adapter) -> None:
-    """Load A and B_0 into a model that `attach` returned, and freeze everything but B."""
-    parameters = _adapter_parameters(model)
-    wanted = {**adapter.a, **adapter.b}
+    """Load A, B_0 and the extra tensors into a model that `attach` returned, and freeze the rest.
+
+    Raises: ConfigError naming the tensors that the model does not have in this form.
+    """
+    parameters = _adapter_parameters(model) | _extra_parameters(model, adapter.shape.extra)
+    wanted = {**adapter.a, **adapter.b, **adapter.extra}
     _refuse_other_names(parameters.keys(), wanted.keys())
+    for name, parameter in parameters.items():
+        if parameter.shape != wanted[name].shape:
+            raise ConfigError(
+                f"lora adapter: {name} is {tuple(wanted[name].shape)} in the adapter and "
+                f"{tuple(parameter.shape)} in the model"
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            if parameter.shape != wanted[name].shape:
-                raise ConfigError(
-                    f"lora adapter: {name} is {tuple(wanted[name].shape)} in the adapter and "
-                    f"{tuple(parameter.shape)} in the model"
-                )
             parameter.copy_(wanted[name])
-    freeze_a(model)
+    freeze_a(model, adapter.shape.extra)
 
 
-def freeze_a(model: PeftModel) -> None:
-    """Only B asks for gradients. Call it after every PEFT call that touches adapters."""
+def freeze_a(model: PeftModel, extra: Collection[str] = ()) -> None:
+    """Only B and `extra` ask for gradients. Call it after every PEFT call that touches adapters."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_B" in name)
+        parameter.requires_grad_("lora_B" in name or name.removeprefix(_PREFIX) in extra)
 
 
-def trained_parameters(model: PeftModel) -> list[torch.nn.Parameter]:
-    """The B parameters, in the order of their names: what an optimiser is given, and no more."""
+def trained_parameters(model: PeftModel, extra: Collection[str] = ()) -> list[torch.nn.Parameter]:
+    """The B parameters in the order of their names, then `extra`: what an optimiser is given."""
     parameters = _adapter_parameters(model)
-    return [parameters[name] for name in sorted(parameters) if "lora_B" in name]
+    matrices = [parameters[name] for name in sorted(parameters) if "lora_B" in name]
+    return matrices + list(_extra_parameters(model, extra).values())
 
 
 def check_frozen(model: PeftModel, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
-    """Raises: UsageError if A changed by one bit, asks for gradients, or is being optimised."""
+    """Raises: UsageError if A changed by one bit, or anything is trained but B and `extra`."""
     optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in _adapter_parameters(model).items():
-        if "lora_A" not in name:
-            continue
-        if parameter.requires_grad or id(parameter) in optimised:
+    trained = {id(p) for p in trained_parameters(model, adapter.shape.extra)}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in trained and (parameter.requires_grad or id(parameter) in optimised):
             raise UsageError(f"{name} is being trained; call freeze_a after touching adapters")
-        if not torch.equal(parameter.detach().cpu(), adapter.a[name]):
+    for name, parameter in _adapter_parameters(model).items():
+        if "lora_A" in name and not torch.equal(parameter.detach().cpu(), adapter.a[name]):
             raise UsageError(f"{name} is no longer the A that the owner sent; install it again")
 
 
-def trainable_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """A copy of B by name, float32 on the CPU."""
+def trainable_state(model: PeftModel, extra: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    """A copy of B and of `extra` by name, float32 on the CPU."""
+    matrices = {n: p for n, p in _adapter_parameters(model).items() if "lora_B" in n}
     return {
         name: parameter.detach().to("cpu", torch.float32, copy=True)
-        for name, parameter in _adapter_parameters(model).items()
-        if "lora_B" in name
+        for name, parameter in (matrices | _extra_parameters(model, extra)).items()
     }
 
 
 def delta_of(state: Mapping[str, torch.Tensor], adapter: Adapter) -> dict[str, torch.Tensor]:
     """What a tenant exports: B - B_0 by name. It is private until it is protected."""
-    _refuse_other_names(state.keys(), adapter.b.keys())
-    return {name: state[name] - adapter.b[name] for name in adapter.b}
+    _refuse_other_names(state.keys(), adapter.trained)
+    return {name: state[name] - start for name, start in adapter.trained.items()}
 
 
 def add_delta(adapter: Adapter, mean_delta: Mapping[str, torch.Tensor]) -> Adapter:
     """The adapter with B_0 + mean delta: exact, because A is the same for everybody."""
-    _refuse_other_names(mean_delta.keys(), adapter.b.keys())
-    b = {name: adapter.b[name] + mean_delta[name].float() for name in adapter.b}
-    return replace(adapter, b=b)
+    _refuse_other_names(mean_delta.keys(), adapter.trained)
+    moved = {name: start + mean_delta[name].float() for name, start in adapter.trained.items()}
+    return replace(
+        adapter, b={n: moved[n] for n in adapter.b}, extra={n: moved[n] for n in adapter.extra}
+    )
 
 
 def refactor(adapter: Adapter) -> Adapter:
@@ -241,6 +327,27 @@ def _adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
         for name, parameter in model.named_parameters()
         if "lora_A" in name or "lora_B" in name
     }
+
+
+def _extra_parameters(model: PeftModel, names: Collection[str]) -> dict[str, torch.nn.Parameter]:
+    parameters = dict(model.named_parameters()) if names else {}
+    return {n: parameters[_PREFIX + n] for n in sorted(names) if _PREFIX + n in parameters}
+
+
+def carry_residual(
+    residual: Mapping[str, torch.Tensor], old: Adapter, new: Adapter
+) -> dict[str, torch.Tensor]:
+    """A quantisation residual of B under the old A, as one of B under the new A.
+
+    Refactoring keeps the row space, so residual A_old = carried A_new holds exactly.
+    """
+    _refuse_other_names(residual, new.trained)
+    carried = {name: residual[name] for name in new.extra}
+    for name in new.b:
+        pair = _pair_of(name)
+        turn = old.a[pair].double() @ new.a[pair].double().T  # (r, r)
+        carried[name] = (residual[name].double() @ turn).float()
+    return carried
 
 
 def _refuse_other_names(given: Iterable[str], wanted: Iterable[str]) -> None:

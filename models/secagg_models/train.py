@@ -1,4 +1,4 @@
-"""Training an adapter on private text, and measuring a model on held-out text.
+"""Training an update on private text, and measuring a model on held-out text.
 
 One loop serves every arm: a tenant passes its own stream, centralised training passes all of them,
 and each optimiser step takes `batch` windows from every stream given. Windows are a function of
@@ -21,7 +21,7 @@ import torch
 from peft import PeftModel
 
 from secagg.errors import ConfigError
-from secagg_models import attention, lora
+from secagg_models import attention, updates
 from secagg_models.labelled import LabelledBatch, LabelledStream
 from secagg_models.text import TokenStream
 
@@ -83,43 +83,43 @@ def _silent(step: int, steps: int, loss: float) -> None:
     """The default callback: reports to nobody."""
 
 
-def train_lora(
-    model: PeftModel,
-    adapter: lora.Adapter,
+def train_update(
+    model: Any,
+    update: updates.Update,
     streams: Sequence[Stream],
     config: TrainingConfig,
     on_progress: ProgressCallback = _silent,
 ) -> list[float]:
-    """Train B in place with AdamW, from the B_0 of `adapter`; the losses step by step (nats/token).
+    """Train in place with AdamW, from where `update` starts; the losses step by step (nats/item).
 
-    `model` is what `lora.attach` returned. The optimiser starts anew, so its state never outlives
-    a round. Raises: UsageError if anything but B was trained.
+    `model` is what `updates.attach` returned. The optimiser starts anew, so its state never
+    outlives a round. Dropout is off: windows alone decide what is learnt. Raises: UsageError if
+    anything but the update was trained.
     """
-    lora.install(model, adapter)
-    parameters = lora.trained_parameters(model)
+    updates.install(model, update)
+    parameters = updates.trained_parameters(model, update)
+    limited = updates.limited_parameters(model, update, config.columns)
     optimizer = torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
     )
-    lora.check_frozen(model, adapter, optimizer)
+    updates.check_frozen(model, update, optimizer)
     use_fast_attention(model)
-    model.train()
+    model.eval()
     losses = []
     for step in range(config.first_step, config.first_step + config.steps):
         optimizer.param_groups[0]["lr"] = config.lr * config.schedule.factor(step)
         losses.append(_accumulate(model, streams, config, step))
-        _keep_columns(parameters, config.columns)
+        _forget_gradients(limited, config.columns)
         torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
+        _restore(limited, config.columns)
         optimizer.zero_grad()
         on_progress(step - config.first_step + 1, config.steps, losses[-1])
-    model.eval()
-    lora.check_frozen(model, adapter, optimizer)
+    updates.check_frozen(model, update, optimizer)
     return losses
 
 
-def _accumulate(
-    model: PeftModel, streams: Sequence[Stream], config: TrainingConfig, step: int
-) -> float:
+def _accumulate(model: Any, streams: Sequence[Stream], config: TrainingConfig, step: int) -> float:
     total = 0.0
     for stream in streams:
         windows = stream.windows_at(config.seed, step, config.batch, config.context)
@@ -129,12 +129,20 @@ def _accumulate(
     return total
 
 
-def _keep_columns(parameters: Sequence[torch.nn.Parameter], columns: int | None) -> None:
-    if columns is None:
-        return
-    for parameter in parameters:
+_Limited = Sequence[tuple[torch.nn.Parameter, torch.Tensor]]
+
+
+def _forget_gradients(limited: _Limited, columns: int | None) -> None:
+    for parameter, _ in limited:
         if parameter.grad is not None:
             parameter.grad[:, columns:] = 0
+
+
+@torch.no_grad()
+def _restore(limited: _Limited, columns: int | None) -> None:
+    """Weight decay moves even what has no gradient."""
+    for parameter, start in limited:
+        parameter[:, columns:] = start[:, columns:].to(parameter.device)
 
 
 def item_losses(model: Any, batch: Batch, precision: Precision = "auto") -> torch.Tensor:

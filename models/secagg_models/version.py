@@ -1,11 +1,12 @@
-"""An adapter version as it travels: one safetensors file, and what a manifest says about it.
+"""A version of an update as it travels: one safetensors file, and what a manifest says about it.
 
-The manifest's `meta` names the base by digest, the adapter's shape and the whole training
-configuration, so that its digest (the plan's model digest) fixes everything that a tenant trains.
-Reading is strict: another kind, a missing or unknown key, a tensor that is not finite or an A whose
-rows are not orthonormal is refused before anything is trained with it.
+The manifest's `meta` names the base by digest (an emulator is a base like any other), the update's
+kind and shape and the whole training configuration, so that its digest (the plan's model digest)
+fixes everything that a tenant trains. Two kinds: "lora" and "edges". Reading is strict: another
+kind, a missing or unknown key, a number that is not finite is refused before anything is trained.
 
-Not here: moving versions (secagg_owner publishes, tenants fetch) and hashing files.
+Not here: the file's tensors (updates.py), moving versions (secagg_owner publishes, tenants fetch),
+hashing files.
 """
 
 from __future__ import annotations
@@ -15,24 +16,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-
 from secagg.errors import ConfigError
-from secagg.layout import Layout
-from secagg_models.flatten import layout_of
-from secagg_models.lora import Adapter, LoraShape
+from secagg_models.edges import EdgesShape
+from secagg_models.lora import LoraShape
 from secagg_models.train import Schedule, TrainingConfig
+from secagg_models.updates import UpdateShape
 
-KIND: Final = "lora"
 ADAPTER_FILE: Final = "adapter.safetensors"
-_ORTHONORMAL = 1e-3
+EDGES_FILE: Final = "edges.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterMeta:
+class UpdateMeta:
     """What a manifest says about a version.
 
     `base_digest` is `secagg_models.base.Base.digest`. A tenant's weight is its number of training
@@ -40,55 +35,71 @@ class AdapterMeta:
     """
 
     base_digest: str
-    shape: LoraShape
+    shape: UpdateShape
     training: TrainingConfig
     weight_unit: int = 1
+
+    @property
+    def kind(self) -> str:
+        """As manifests write it."""
+        match self.shape:
+            case LoraShape():
+                return "lora"
+            case EdgesShape():
+                return "edges"
+
+    @property
+    def file(self) -> str:
+        """The name of the version's one file."""
+        match self.shape:
+            case LoraShape():
+                return ADAPTER_FILE
+            case EdgesShape():
+                return EDGES_FILE
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for `Manifest.meta`."""
         return {
-            "kind": KIND,
+            "kind": self.kind,
             "base_digest": self.base_digest,
-            "shape": asdict(self.shape) | {"targets": list(self.shape.targets)},
+            "shape": _shape_to_json(self.shape),
             "training": asdict(self.training) | {"betas": list(self.training.betas)},
             "weight_unit": self.weight_unit,
         }
 
     @classmethod
-    def from_json(cls, meta: Mapping[str, Any]) -> AdapterMeta:
+    def from_json(cls, meta: Mapping[str, Any]) -> UpdateMeta:
         """Inverse of `to_json`.
 
         Raises:
             ConfigError: another kind, or not these keys with these types.
         """
-        if meta.get("kind") != KIND:
+        if meta.get("kind") not in ("lora", "edges"):
             raise ConfigError(
-                f"the version is of kind {str(meta.get('kind'))[:40]!r}, not {KIND!r}"
+                f"the version is of kind {str(meta.get('kind'))[:40]!r}, not 'lora' or 'edges'"
             )
         try:
             found = _read(meta)
-            exact = found.to_json() == dict(meta)
+            exact = _same(found.to_json(), dict(meta))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             if isinstance(error, ConfigError):
                 raise
             exact = False
         if not exact:
             raise ConfigError(
-                "the version's manifest does not describe a LoRA adapter of this kind"
+                f"the version's manifest does not describe an update of kind {meta['kind']!r}"
             )
         return found
 
-    def in_round(self, first_step: int) -> AdapterMeta:
+    def in_round(self, first_step: int) -> UpdateMeta:
         """The same for a later stretch of the schedule."""
         return replace(self, training=replace(self.training, first_step=first_step))
 
 
-def _read(meta: Mapping[str, Any]) -> AdapterMeta:
+def _read(meta: Mapping[str, Any]) -> UpdateMeta:
     training = dict(meta["training"])
     schedule = Schedule(**training.pop("schedule"))
     betas = training.pop("betas")
-    shape = dict(meta["shape"])
-    targets = tuple(str(target) for target in shape.pop("targets"))
     config = TrainingConfig(schedule=schedule, betas=(betas[0], betas[1]), **training)
     numbers = (config.lr, config.weight_decay, config.clip_norm, *config.betas)
     if not all(map(math.isfinite, numbers)):
@@ -96,55 +107,35 @@ def _read(meta: Mapping[str, Any]) -> AdapterMeta:
     unit = meta["weight_unit"]
     if type(unit) is not int or unit < 1:
         raise ConfigError("the version's weight_unit must be a whole number from 1")
-    return AdapterMeta(str(meta["base_digest"]), LoraShape(targets=targets, **shape), config, unit)
+    shape = _shape_of(meta["kind"], dict(meta["shape"]))
+    return UpdateMeta(str(meta["base_digest"]), shape, config, unit)
 
 
-def save_adapter(adapter: Adapter) -> bytes:
-    """The file's bytes: A and B_0 by PEFT's names."""
-    return save_tensors({**adapter.a, **adapter.b})
+def _shape_to_json(shape: UpdateShape) -> dict[str, Any]:
+    """Lists for tuples; without what is empty, as before there were layers."""
+    values = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(shape).items()}
+    return {name: value for name, value in values.items() if value != []}
 
 
-def load_adapter(data: bytes, shape: LoraShape) -> Adapter:
-    """Inverse of `save_adapter`.
-
-    Raises:
-        ConfigError: no safetensors, other tensors, values that are not finite, or an A whose rows
-            are not orthonormal (then a delta could be read off more easily than the plan says).
-    """
-    try:
-        tensors = load_tensors(data)
-    except (SafetensorError, ValueError) as error:
-        raise ConfigError(f"the adapter file is no safetensors ({type(error).__name__})") from None
-    a = {name: tensor for name, tensor in tensors.items() if "lora_A" in name}
-    b = {name: tensor for name, tensor in tensors.items() if "lora_B" in name}
-    if len(a) + len(b) != len(tensors) or not a:
-        raise ConfigError("the adapter file holds other tensors than lora_A and lora_B")
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or tensor.ndim != 2 or not bool(tensor.isfinite().all()):
-            raise ConfigError(f"the adapter's {name} is not a finite float32 matrix")
-    adapter = Adapter(shape, a, b)
-    for name, rows in a.items():
-        gram = rows.double() @ rows.double().T
-        if float((gram - torch.eye(len(rows), dtype=torch.float64)).abs().max()) > _ORTHONORMAL:
-            raise ConfigError(f"the adapter's {name} has rows that are not orthonormal")
-    return adapter
+def _shape_of(kind: str, values: dict[str, Any]) -> UpdateShape:
+    if any(type(layer) is not int for layer in values.get("layers", [])):
+        raise ConfigError("the version's layers must be whole numbers")
+    if any(type(name) is not str for n in ("targets", "extra") for name in values.get(n, [])):
+        raise ConfigError("the version's targets and extra tensors must be names")
+    tuples: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
+    }
+    return LoraShape(**tuples) if kind == "lora" else EdgesShape(**tuples)
 
 
-def delta_layout(adapter: Adapter) -> Layout:
-    """The layout of what a tenant exports: B alone."""
-    return layout_of(adapter.b)
-
-
-def carry_residual(
-    residual: Mapping[str, torch.Tensor], old: Adapter, new: Adapter
-) -> dict[str, torch.Tensor]:
-    """A quantisation residual of B under the old A, as one of B under the new A.
-
-    Refactoring keeps the row space, so residual A_old = carried A_new holds exactly.
-    """
-    carried = {}
-    for name, part in residual.items():
-        pair = name.replace("lora_B", "lora_A")
-        turn = old.a[pair].double() @ new.a[pair].double().T  # (r, r)
-        carried[name] = (part.double() @ turn).float()
-    return carried
+def _same(written: object, given: object) -> bool:
+    """Equal in values and in types: JSON's 1, 1.0 and true are equal to Python."""
+    match written, given:
+        case dict(), dict():
+            return written.keys() == given.keys() and all(
+                _same(written[key], given[key]) for key in written
+            )
+        case list(), list():
+            return len(written) == len(given) and all(map(_same, written, given))
+        case _:
+            return type(written) is type(given) and written == given

@@ -18,19 +18,13 @@ from transformers.utils import logging
 
 from secagg.errors import ConfigError
 from secagg.layout import Layout
-from secagg_models import lora, train
+from secagg_models import lora, train, updates
 from secagg_models.base import Base, load_base
 from secagg_models.flatten import flatten, unflatten
 from secagg_models.text import Corpus, corpus_of_folder, encode, standard_library
-from secagg_models.version import (
-    ADAPTER_FILE,
-    AdapterMeta,
-    delta_layout,
-    load_adapter,
-    save_adapter,
-)
+from secagg_models.version import ADAPTER_FILE, UpdateMeta
 from secagg_owner.config import Config, LoraModel
-from secagg_owner.subject import Publication
+from secagg_owner.subject import Lineage, Publication
 from secagg_wire.manifest import Manifest
 
 _NAME = "owner"
@@ -51,7 +45,7 @@ class LoraSubject:
 
     def layout(self) -> Layout:
         """See `Subject`."""
-        return delta_layout(self._current)
+        return updates.delta_layout(self._current)
 
     def clip(self) -> float:
         """See `Subject`."""
@@ -60,21 +54,25 @@ class LoraSubject:
             return configured
         adapter = self._current
         stream = encode(_NAME, self._corpus.train, self._base.tokenizer)
-        train.train_lora(self._with(adapter), adapter, [stream], self._meta.training)
+        train.train_update(self._with(adapter), adapter, [stream], self._meta.training)
         delta = lora.delta_of(lora.trainable_state(self._attached), adapter)
-        largest = float(np.abs(flatten(delta, delta_layout(adapter))).max())
+        largest = float(np.abs(flatten(delta, updates.delta_layout(adapter))).max())
         if not largest > 0:
             raise ConfigError("the dry run changed nothing; set round.clip, or train with a rate")
         return largest * self._config.round.clip_margin
 
     def publication(self) -> Publication:
         """See `Subject`."""
-        contents = {ADAPTER_FILE: save_adapter(self._current)}
+        contents = {ADAPTER_FILE: updates.save(self._current)}
         return Publication(Manifest.of(contents, self._meta.to_json()), contents)
+
+    def lineage(self) -> Lineage:
+        """See `Subject`. Tenants have the same base, so nothing is plugged into another model."""
+        return Lineage(self._base.digest)
 
     def step(self, mean: NDArray[np.float64]) -> None:
         """See `Subject`."""
-        delta = unflatten(mean, delta_layout(self._current))
+        delta = unflatten(mean, updates.delta_layout(self._current))
         self._adapter = lora.next_round(self._current, delta, self._config.round.server_rate)
         self._rounds_done += 1
 
@@ -92,11 +90,11 @@ class LoraSubject:
 
     def save(self) -> bytes:
         """See `Subject`."""
-        return save_adapter(self._current)
+        return updates.save(self._current)
 
     def restore(self, data: bytes, rounds_done: int) -> None:
         """See `Subject`."""
-        self._adapter = load_adapter(data, self._shape)
+        self._adapter = updates.load(data, self._shape)
         self._rounds_done = rounds_done
 
     @property
@@ -106,7 +104,7 @@ class LoraSubject:
         return self._adapter
 
     @property
-    def _meta(self) -> AdapterMeta:
+    def _meta(self) -> UpdateMeta:
         """What the next round trains: its stretch of the schedule over all rounds."""
         training, rounds = self._config.training, self._config.round.rounds
         schedule = train.Schedule(
@@ -119,7 +117,7 @@ class LoraSubject:
             weight_decay=training.weight_decay, clip_norm=training.clip_norm,
             precision=training.precision,
         )  # fmt: skip
-        return AdapterMeta(self._base.digest, self._shape, stretch, self._config.round.weight_unit)
+        return UpdateMeta(self._base.digest, self._shape, stretch, self._config.round.weight_unit)
 
     @cached_property
     def _base(self) -> Base:

@@ -106,10 +106,14 @@ class Model(Table):
 
 
 class LoraTraining(Table):
-    """Train a LoRA adapter on private text; `name` decides which windows are drawn."""
+    """Train on private text; `name` decides which windows are drawn.
+
+    `rank`: how many columns of B this tenant trains where the plan's rank is higher; it stays here.
+    """
 
     trainer: Literal["lora"]
     text: FilePath
+    rank: Annotated[int, Field(ge=1)] | None = None
     pattern: str = "**/*.py"
     name: str = ""
     threads: _Count = 1

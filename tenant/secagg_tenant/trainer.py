@@ -2,7 +2,7 @@
 
 A trainer looks at the plan and the model version first and may refuse; then it makes a flat vector
 and a weight. `vector` needs no model at all: it serves dry runs of an operator's set-up. `lora`
-trains (lora_trainer.py) and is loaded only where it is configured, since torch is heavy.
+trains (update_trainer.py) and is loaded only where it is configured, since torch is heavy.
 """
 
 from __future__ import annotations
@@ -148,6 +148,6 @@ def make_trainer(config: Config, tenant: str) -> Trainer:
         case VectorTraining() as vector:
             return VectorTrainer(vector)
         case LoraTraining() as lora:
-            from secagg_tenant.lora_trainer import LoraTrainer
+            from secagg_tenant.update_trainer import UpdateTrainer
 
-            return LoraTrainer(lora, config.model, config.policy, lora.name or tenant)
+            return UpdateTrainer(lora, config.model, config.policy, lora.name or tenant)

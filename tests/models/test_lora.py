@@ -17,7 +17,7 @@ from tests.models.tiny import TINY
 
 def _trained(model: Any, adapter: lora.Adapter, stream: Any, **changes: Any) -> dict[str, Any]:
     config = dataclasses.replace(TINY.stretch(0.05, 0, 3), **changes)
-    train.train_lora(model, adapter, [stream], config)
+    train.train_update(model, adapter, [stream], config)
     return lora.delta_of(lora.trainable_state(model), adapter)
 
 
@@ -57,7 +57,7 @@ def test_what_is_trained_lowers_the_loss(
     tiny_model: Any, adapter: lora.Adapter, streams: list[Any]
 ) -> None:
     model = lora.attach(tiny_model, adapter)
-    losses = train.train_lora(model, adapter, [streams[0]], TINY.stretch(1.0, 0, 6))
+    losses = train.train_update(model, adapter, [streams[0]], TINY.stretch(1.0, 0, 6))
     assert losses[-1] < losses[0] - 0.05
 
 

@@ -44,8 +44,8 @@ def test_centralised_steps_take_the_same_windows_as_the_tenants_do(
 ) -> None:
     """One step from the same start: the centralised gradient is the mean of the tenants'."""
     model = lora.attach(tiny_model, adapter)
-    first = train.train_lora(model, adapter, streams, TINY.stretch(0.1, 0, 1))[0]
-    own = [train.train_lora(model, adapter, [s], TINY.stretch(0.1, 0, 1))[0] for s in streams]
+    first = train.train_update(model, adapter, streams, TINY.stretch(0.1, 0, 1))[0]
+    own = [train.train_update(model, adapter, [s], TINY.stretch(0.1, 0, 1))[0] for s in streams]
     assert first == pytest.approx(sum(own) / 3, abs=1e-5)
 
 

@@ -1,82 +1,86 @@
-"""The adapter file: what is written is read, and nothing else is."""
+"""The manifest of a version, and its file: what is written is read, and nothing else is."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save
 
 from secagg.errors import ConfigError
-from secagg_models import lora
-from secagg_models.version import AdapterMeta, carry_residual, load_adapter, save_adapter
+from secagg_models.edges import EdgesShape
+from secagg_models.lora import LoraShape
+from secagg_models.version import UpdateMeta
 from tests.models.tiny import TINY
 
-
-def test_an_adapter_survives_the_file_bit_for_bit(adapter: lora.Adapter) -> None:
-    back = load_adapter(save_adapter(adapter), adapter.shape)
-    assert all(torch.equal(back.a[n], adapter.a[n]) for n in adapter.a)
-    assert all(torch.equal(back.b[n], adapter.b[n]) for n in adapter.b)
+LORA = LoraShape(3, 2.0, ("q_proj",), (0, 3), ("head.bias", "head.weight"))
 
 
-def _with(adapter: lora.Adapter, kind: str, change: Any) -> bytes:
-    tensors = {**adapter.a, **adapter.b}
-    name = next(n for n in sorted(tensors) if kind in n)
-    tensors[name] = change(tensors[name].clone()).contiguous()
-    return save(tensors)
+def _meta(shape: LoraShape | EdgesShape) -> UpdateMeta:
+    return UpdateMeta("ab" * 32, shape, TINY.stretch(0.1, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [TINY.shape, LORA, EdgesShape((0, 3))])
+def test_a_manifest_is_read_back_exactly(shape: LoraShape | EdgesShape) -> None:
+    meta = _meta(shape)
+    written = json.loads(json.dumps(meta.to_json()))
+    assert UpdateMeta.from_json(written) == meta
+
+
+def test_an_adapter_of_the_whole_model_is_written_as_before_there_were_layers() -> None:
+    assert _meta(TINY.shape).to_json()["shape"].keys() == {"rank", "scaling", "targets"}
+
+
+def test_the_kinds_have_files_of_their_own() -> None:
+    assert [(m.kind, m.file) for m in (_meta(LORA), _meta(EdgesShape((1,))))] == [
+        ("lora", "adapter.safetensors"),
+        ("edges", "edges.safetensors"),
+    ]
+
+
+def _changed(of: Any, /, **changes: Any) -> dict[str, Any]:
+    return _meta(of).to_json() | changes
+
+
+LORA_JSON: dict[str, Any] = _meta(LORA).to_json()["shape"]
+
+
+BROKEN_SHAPES: list[dict[str, Any]] = [
+    {"layers": [3, 0]},
+    {"layers": [0, 0]},
+    {"layers": [-1, 0]},
+    {"layers": [0.0, 3]},
+    {"layers": []},
+    {"rank": True},
+    {"targets": [1]},
+    {"extra": ["head.weight", "head.bias"]},
+    {"scaling": float("inf")},
+    {"unknown": 1},
+]
+BROKEN_EDGES: list[dict[str, Any]] = [
+    {"layers": []},
+    {"layers": [False]},
+    {},
+    {"layers": [0], "rank": 1},
+]
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "says"),
+    "broken",
     [
-        ("lora_A", lambda t: t * 2, "not orthonormal"),
-        ("lora_A", lambda t: t[:2], "rank 3 was expected"),
-        ("lora_B", lambda t: t[:, :2], "rank 3 was expected"),
-        ("lora_B", lambda t: t / 0, "not a finite float32 matrix"),
-        ("lora_B", lambda t: t.double(), "not a finite float32 matrix"),
+        _changed(LORA, more=1),
+        _changed(LORA, kind="emulator"),
+        _changed(LORA, kind="edges"),
+        _changed(EdgesShape((0,)), kind="lora"),
+        _changed(LORA, weight_unit=0),
+        _changed(LORA, weight_unit=True),
+        _changed(LORA, base_digest=7),
+        {k: v for k, v in _meta(LORA).to_json().items() if k != "shape"},
+        *(_changed(LORA, shape=LORA_JSON | change) for change in BROKEN_SHAPES),
+        *(_changed(EdgesShape((0,)), shape=shape) for shape in BROKEN_EDGES),
+        _changed(LORA, training=_meta(LORA).to_json()["training"] | {"lr": float("nan")}),
     ],
 )
-def test_a_changed_tensor_is_refused_by_name(
-    adapter: lora.Adapter, kind: str, change: Any, says: str
-) -> None:
-    with pytest.raises(ConfigError, match=says):
-        load_adapter(_with(adapter, kind, change), adapter.shape)
-
-
-def test_a_missing_or_foreign_tensor_and_a_cut_file_are_refused(adapter: lora.Adapter) -> None:
-    whole = save_adapter(adapter)
-    first = next(iter(adapter.b))
-    for data in (
-        save({**adapter.a, **{n: b for n, b in adapter.b.items() if n != first}}),
-        save({**adapter.a, **adapter.b, "extra": torch.ones(1)}),
-        whole[:-1],
-        b"",
-    ):
-        with pytest.raises(ConfigError, match="adapter"):
-            load_adapter(data, adapter.shape)
-
-
-def test_a_manifest_is_read_back_exactly_and_unknown_keys_are_refused() -> None:
-    meta = AdapterMeta("ab" * 32, TINY.shape, TINY.stretch(0.1, 3, 3))
-    assert AdapterMeta.from_json(meta.to_json()) == meta
-    for broken in (
-        meta.to_json() | {"more": 1},
-        {k: v for k, v in meta.to_json().items() if k != "shape"},
-        meta.to_json() | {"kind": "emulator"},
-    ):
-        with pytest.raises(ConfigError):
-            AdapterMeta.from_json(broken)
-
-
-def test_a_residual_carried_over_a_refactoring_means_the_same(adapter: lora.Adapter) -> None:
-    generator = torch.Generator().manual_seed(3)
-    noise = {n: torch.randn(b.shape, generator=generator) for n, b in adapter.b.items()}
-    old = lora.add_delta(adapter, noise)
-    new = lora.refactor(old)
-    carried = carry_residual(noise, old, new)
-    before = dataclasses.replace(old, b=noise)
-    after = dataclasses.replace(new, b=carried)
-    for name in noise:
-        torch.testing.assert_close(after.product(name), before.product(name), atol=1e-5, rtol=1e-4)
+def test_a_manifest_of_anything_else_is_refused(broken: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        UpdateMeta.from_json(broken)

@@ -10,10 +10,10 @@ import torch
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from secagg.errors import ConfigError
-from secagg_models import arms, lora, train
+from secagg_models import arms, lora, train, updates
 from secagg_models.base import load_base
 from secagg_models.text import corpus_of_folder, encode
-from secagg_models.version import AdapterMeta, load_adapter
+from secagg_models.version import UpdateMeta
 from secagg_owner.config import Config
 from secagg_wire.manifest import Manifest, Origin
 from tests.coordinator.federation import TENANTS, Enrolled, Federation, federation
@@ -68,10 +68,12 @@ def lora_tenant(running: Federation, name: str, data: Path, base: Path, texts: P
     return type(tenant_config(running, name, data)).model_validate(config)
 
 
-def version(owner: Path, number: int) -> tuple[AdapterMeta, lora.Adapter]:
+def version(owner: Path, number: int) -> tuple[UpdateMeta, lora.Adapter]:
     folder = owner / "versions" / str(number)
-    meta = AdapterMeta.from_json(Manifest.decode((folder / "manifest.json").read_bytes()).meta)
-    return meta, load_adapter((folder / "adapter.safetensors").read_bytes(), meta.shape)
+    meta = UpdateMeta.from_json(Manifest.decode((folder / "manifest.json").read_bytes()).meta)
+    update = updates.load((folder / "adapter.safetensors").read_bytes(), meta.shape)
+    assert isinstance(update, lora.Adapter)
+    return meta, update
 
 
 def origin(owner: Path, number: int) -> Origin | None:
@@ -79,7 +81,7 @@ def origin(owner: Path, number: int) -> Origin | None:
     return Manifest.decode((folder / "manifest.json").read_bytes()).origin
 
 
-def plain_round(base: Path, texts: Path, meta: AdapterMeta, adapter: lora.Adapter) -> lora.Adapter:
+def plain_round(base: Path, texts: Path, meta: UpdateMeta, adapter: lora.Adapter) -> lora.Adapter:
     """The same round without protection: train on each text, average, refactor."""
     loaded = load_base(str(base))
     model = lora.attach(loaded.model, adapter)
@@ -87,7 +89,7 @@ def plain_round(base: Path, texts: Path, meta: AdapterMeta, adapter: lora.Adapte
     for name in TENANTS:
         files = corpus_of_folder(texts / name, name=name).train
         stream = encode(name, files, loaded.tokenizer)
-        train.train_lora(model, adapter, [stream], meta.training)
+        train.train_update(model, adapter, [stream], meta.training)
         deltas.append(lora.delta_of(lora.trainable_state(model), adapter))
     return lora.next_round(adapter, arms.plain_mean(deltas, [1.0] * len(deltas)))
 

@@ -1,13 +1,17 @@
-"""Train a LoRA adapter on private text, and measure versions on held-out private text.
+"""Train an update on private text, and measure versions on held-out private text.
 
-The plan's model digest fixes the manifest, and that fixes base, adapter and training; here they are
-held against this tenant's own pins and limits. Text is read once, split by file; the base is loaded
+The update is a LoRA adapter or an emulator's whole edge layers, as the version says. The plan's
+model digest fixes the manifest, and that fixes base, update and training; here they are held
+against this tenant's own pins and limits. Text is read once, split by file; the base is loaded
 once, when it is first needed.
+
+A tenant may train only the first columns of B (`training.rank`): what leaves has the same form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,22 +21,25 @@ from transformers.utils import logging
 from secagg.errors import ConfigError, PolicyRefused
 from secagg.layout import explain_difference
 from secagg.plan import RoundPlan
-from secagg_models import lora, train
+from secagg_models import lora, train, updates
 from secagg_models.base import Base, load_base
-from secagg_models.flatten import flatten, layout_of, unflatten
+from secagg_models.flatten import flatten, unflatten
 from secagg_models.text import Corpus, Split, TokenStream, corpus_of_folder, encode
-from secagg_models.version import (
-    ADAPTER_FILE,
-    AdapterMeta,
-    carry_residual,
-    delta_layout,
-    load_adapter,
-)
+from secagg_models.version import UpdateMeta
 from secagg_tenant.config import LoraTraining, Model, PolicyTable
 from secagg_tenant.trainer import Contribution, ModelVersion, Progress, Vector
 
 
-class LoraTrainer:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attached:
+    """The base with an update of this shape in it, and what of the base it overwrites."""
+
+    shape: updates.UpdateShape
+    model: Any
+    own: Mapping[str, torch.Tensor]
+
+
+class UpdateTrainer:
     """See `secagg_tenant.trainer.Trainer`."""
 
     def __init__(self, config: LoraTraining, model: Model, limits: PolicyTable, name: str) -> None:
@@ -40,7 +47,7 @@ class LoraTrainer:
         self._model = model
         self._limits = limits
         self._name = name
-        self._attached: Any = None
+        self._attached: _Attached | None = None
         self._streams: dict[str, TokenStream] = {}
         torch.set_num_threads(config.threads)
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # stderr carries the log
@@ -58,8 +65,8 @@ class LoraTrainer:
         """See `Trainer`."""
         if version is None:
             raise PolicyRefused("model", "the plan comes without a model version to train from")
-        meta, adapter = self._read(version)
-        training, limits, layout = meta.training, self._limits, delta_layout(adapter)
+        meta, update = self._read(version)
+        training, limits, layout = meta.training, self._limits, updates.delta_layout(update)
         windows = training.steps * training.batch
         if meta.base_digest != self._model.base_digest:
             raise PolicyRefused("base_digest", "another base model than the pinned one")
@@ -71,6 +78,7 @@ class LoraTrainer:
             raise PolicyRefused("max_training_windows", reason)
         if plan.layout != layout:
             raise PolicyRefused("layout", explain_difference(layout, plan.layout))
+        self._refuse_foreign(update)
 
     def train(
         self, plan: RoundPlan, version: ModelVersion | None, progress: Progress
@@ -78,12 +86,13 @@ class LoraTrainer:
         """See `Trainer`."""
         if version is None:
             raise ConfigError("there is no model version to train from")
-        meta, adapter = self._read(version)
-        model, stream = self._model_with(adapter), self._stream("train")
-        train.train_lora(
-            model, adapter, [stream], meta.training, lambda done, of, loss: progress(done, of)
+        meta, update = self._read(version)
+        model, stream = self._model_with(update), self._stream("train")
+        training = replace(meta.training, columns=self._columns(meta))
+        train.train_update(
+            model, update, [stream], training, lambda done, of, loss: progress(done, of)
         )
-        delta = lora.delta_of(lora.trainable_state(model), adapter)
+        delta = updates.delta_of(updates.state(model, update), update)
         windows = len(stream.ids) // (meta.training.context + 1)
         weight = min(max(1, windows // meta.weight_unit), plan.max_weight)
         return Contribution(flatten(delta, plan.layout), weight)
@@ -91,21 +100,19 @@ class LoraTrainer:
     def carry_residual(self, residual: Vector, old: ModelVersion, new: ModelVersion) -> Vector:
         """See `Trainer`."""
         before, after = self._read(old)[1], self._read(new)[1]
-        layout = delta_layout(after)
-        carried = carry_residual(unflatten(residual, delta_layout(before)), before, after)
-        if layout_of(carried) != layout:
-            raise ConfigError("the residual is of another layout")
-        return flatten(carried, layout)
+        named = unflatten(residual, updates.delta_layout(before))
+        carried = updates.carry_residual(named, before, after)
+        return flatten(carried, updates.delta_layout(after))
 
     def evaluate(self, version: ModelVersion) -> Mapping[str, float]:
         """See `Trainer`."""
         if self._config.evaluation_windows == 0:
             return {}
-        meta, adapter = self._read(version)
+        meta, update = self._read(version)
         if meta.base_digest != self._model.base_digest:
             return {}
         loss = train.evaluate(
-            self._model_with(adapter), self._stream("validation"),
+            self._model_with(update), self._stream("validation"),
             context=meta.training.context, max_windows=self._config.evaluation_windows,
             precision=meta.training.precision,
         )  # fmt: skip
@@ -131,23 +138,45 @@ class LoraTrainer:
             self._streams[part] = encode(self._name, files, self._base.tokenizer)
         return self._streams[part]
 
-    def _model_with(self, adapter: lora.Adapter) -> Any:
-        """The base with this adapter in it; PEFT's layers are made once for each shape."""
-        shape, model = adapter.shape, self._attached
-        if model is not None and model[0] == shape:
-            lora.install(model[1], adapter)
-            return model[1]
-        if model is not None:
-            model[1].unload()
-        self._attached = (shape, lora.attach(self._base.model, adapter))
-        return self._attached[1]
+    def _model_with(self, update: updates.Update) -> Any:
+        """The base with this update in it; PEFT's layers are made once for each shape."""
+        attached = self._attached
+        if attached is not None and attached.shape == update.shape:
+            updates.install(attached.model, update)
+            return attached.model
+        base = self._bare()
+        own = updates.own_tensors(base, update)
+        self._attached = _Attached(update.shape, updates.attach(base, update), own)
+        return self._attached.model
 
-    def _read(self, version: ModelVersion) -> tuple[AdapterMeta, lora.Adapter]:
+    def _bare(self) -> Any:
+        """The base's model without any update, bit for bit."""
+        attached, self._attached = self._attached, None
+        if attached is not None:
+            updates.detach(attached.model, attached.own)
+        return self._base.model
+
+    def _columns(self, meta: UpdateMeta) -> int | None:
+        match meta.shape:
+            case lora.LoraShape(rank=rank) if self._config.rank is not None:
+                return min(rank, self._config.rank)
+            case _:
+                return meta.training.columns
+
+    def _refuse_foreign(self, update: updates.Update) -> None:
+        if self._attached is not None and self._attached.shape == update.shape:
+            return  # its layout is the plan's, which fitted this model before
         try:
-            meta = AdapterMeta.from_json(version.manifest.meta)
-            data = (version.directory / ADAPTER_FILE).read_bytes()
-            return meta, load_adapter(data, meta.shape)
+            updates.refuse_foreign(self._bare(), update)
+        except ConfigError as error:
+            raise PolicyRefused("model", str(error)) from None
+
+    def _read(self, version: ModelVersion) -> tuple[UpdateMeta, updates.Update]:
+        try:
+            meta = UpdateMeta.from_json(version.manifest.meta)
+            data = (version.directory / meta.file).read_bytes()
+            return meta, updates.load(data, meta.shape)
         except FileNotFoundError:
-            raise PolicyRefused("model", f"the version has no {ADAPTER_FILE}") from None
+            raise PolicyRefused("model", f"the version has no {meta.file}") from None
         except ConfigError as error:
             raise PolicyRefused("model", str(error)) from None

@@ -1,0 +1,273 @@
+"""What tenants train and the protocol sums, whichever kind it is: `Update = Adapter | EdgeWeights`.
+
+The one place that tells the kinds apart. Training, publishing, exporting and plugging in go through
+these functions; adding a kind means a case in each. Every kind has named float32 tensors from which
+a round starts (`trained`), a tenant exports its state minus these, and the owner adds the opened
+mean: for LoRA it then refactors B A (`lora.refactor`).
+
+Files are safetensors; reading is strict, and what is not finite is refused.
+
+Not here: what a manifest says about an update (version.py), the flat vector (flatten.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, overload
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from secagg.errors import ConfigError
+from secagg.layout import Layout
+from secagg_models import edges, lora
+from secagg_models.edges import EdgesShape, EdgeWeights
+from secagg_models.flatten import layout_of
+from secagg_models.lora import Adapter, LoraShape
+
+Update = Adapter | EdgeWeights
+UpdateShape = LoraShape | EdgesShape
+
+_ORTHONORMAL = 1e-3
+
+
+@overload
+def start(model: Any, shape: LoraShape, seed: int) -> Adapter: ...
+@overload
+def start(model: Any, shape: EdgesShape, seed: int) -> EdgeWeights: ...
+@overload
+def start(model: Any, shape: UpdateShape, seed: int) -> Update: ...
+def start(model: Any, shape: UpdateShape, seed: int) -> Update:
+    """The update from which the first round starts; it leaves the model as it is.
+
+    A classifier's head is trained with either kind; a LoRA shape that comes back names it.
+    """
+    match shape:
+        case LoraShape():
+            return lora.draw_adapter(model, replace(shape, extra=edges.head_names(model)), seed)
+        case EdgesShape():
+            return edges.start_from(model, shape)
+
+
+def attach(model: Any, update: Update) -> Any:
+    """The model with the update in it, ready to train and to evaluate; the model is changed."""
+    match update:
+        case Adapter():
+            return lora.attach(model, update)
+        case EdgeWeights():
+            edges.install(model, update)
+            return model
+
+
+def own_tensors(model: Any, update: Update) -> dict[str, torch.Tensor]:
+    """Copies of those tensors of a bare model that attaching and training this update overwrite."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if name in update.trained
+    }
+
+
+def detach(attached: Any, own: Mapping[str, torch.Tensor]) -> Any:
+    """The bare model again, bit for bit: inverse of `attach`, with what `own_tensors` gave."""
+    model = attached.unload() if isinstance(attached, PeftModel) else attached
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in own:
+                parameter.copy_(own[name])
+    model.requires_grad_(False)
+    return model
+
+
+def install(model: Any, update: Update) -> None:
+    """Load another version of the same shape into a model that `attach` returned."""
+    match update:
+        case Adapter():
+            lora.install(model, update)
+        case EdgeWeights():
+            edges.install(model, update)
+
+
+def trained_parameters(model: Any, update: Update) -> list[torch.nn.Parameter]:
+    """What an optimiser is given."""
+    match update:
+        case Adapter():
+            return lora.trained_parameters(model, update.shape.extra)
+        case EdgeWeights():
+            return edges.trained_parameters(model, update)
+
+
+def check_frozen(model: Any, update: Update, optimizer: torch.optim.Optimizer) -> None:
+    """Raises: UsageError if anything but the update is being trained."""
+    match update:
+        case Adapter():
+            lora.check_frozen(model, update, optimizer)
+        case EdgeWeights():
+            edges.check_frozen(model, update, optimizer)
+
+
+def limited_parameters(
+    model: Any, update: Update, columns: int | None
+) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """The B parameters of a tenant that trains only the first `columns`, with their B_0.
+
+    Raises: ConfigError where the update has no columns, or not so many.
+    """
+    match update:
+        case _ if columns is None:
+            return []
+        case Adapter() if 1 <= columns <= update.shape.rank:
+            parameters = lora.trained_parameters(model)
+            return [(p, update.b[n]) for p, n in zip(parameters, sorted(update.b), strict=True)]
+        case Adapter():
+            raise ConfigError(
+                f"training columns = {columns}: the adapter's rank is {update.shape.rank}"
+            )
+        case EdgeWeights():
+            raise ConfigError(f"training columns = {columns}: edge layers are trained whole")
+
+
+def state(model: Any, update: Update) -> dict[str, torch.Tensor]:
+    """A copy of what was trained, by name, float32 on the CPU."""
+    match update:
+        case Adapter():
+            return lora.trainable_state(model, update.shape.extra)
+        case EdgeWeights():
+            return edges.state_of(model, update)
+
+
+def delta_of(state: Mapping[str, torch.Tensor], update: Update) -> dict[str, torch.Tensor]:
+    """What a tenant exports: the trained state minus the start. Private until it is protected."""
+    _refuse_other_names(state, update)
+    return {name: state[name] - start for name, start in update.trained.items()}
+
+
+def add_delta(update: Update, mean_delta: Mapping[str, torch.Tensor]) -> Update:
+    """The update moved by an opened mean."""
+    _refuse_other_names(mean_delta, update)
+    match update:
+        case Adapter():
+            return lora.add_delta(update, mean_delta)
+        case EdgeWeights():
+            return edges.add_delta(update, mean_delta)
+
+
+def next_round(
+    update: Update, mean_delta: Mapping[str, torch.Tensor], server_rate: float = 1.0
+) -> Update:
+    """The owner's work between rounds: start + server_rate * mean; LoRA is then refactored."""
+    _refuse_other_names(mean_delta, update)
+    match update:
+        case Adapter():
+            return lora.next_round(update, mean_delta, server_rate)
+        case EdgeWeights():
+            scaled = {name: server_rate * part for name, part in mean_delta.items()}
+            return edges.add_delta(update, scaled)
+
+
+def delta_layout(update: Update) -> Layout:
+    """The layout of what a tenant exports; it depends on no tenant's rank."""
+    return layout_of(update.trained)
+
+
+def carry_residual(
+    residual: Mapping[str, torch.Tensor], old: Update, new: Update
+) -> dict[str, torch.Tensor]:
+    """A quantisation residual of one version in the coordinates of the next.
+
+    Raises: ConfigError if the two are of different kinds, or of other tensors.
+    """
+    _refuse_other_names(residual, new)
+    match old, new:
+        case Adapter(), Adapter():
+            return lora.carry_residual(residual, old, new)
+        case EdgeWeights(), EdgeWeights():
+            return dict(residual)
+        case _:
+            raise ConfigError("a residual of one kind of update means nothing for another")
+
+
+def save(update: Update) -> bytes:
+    """The file's bytes."""
+    match update:
+        case Adapter():
+            return save_tensors({**update.a, **update.trained})
+        case EdgeWeights():
+            return save_tensors(update.trained)
+
+
+@overload
+def load(data: bytes, shape: LoraShape) -> Adapter: ...
+@overload
+def load(data: bytes, shape: EdgesShape) -> EdgeWeights: ...
+@overload
+def load(data: bytes, shape: UpdateShape) -> Update: ...
+def load(data: bytes, shape: UpdateShape) -> Update:
+    """Inverse of `save`.
+
+    Raises:
+        ConfigError: no safetensors, other tensors, values that are not finite float32, or an A
+            whose rows are not orthonormal (then a delta could be read off more easily than the
+            plan says).
+    """
+    try:
+        tensors = load_tensors(data)
+    except (SafetensorError, ValueError) as error:
+        raise ConfigError(f"the update file is no safetensors ({type(error).__name__})") from None
+    if not tensors:
+        raise ConfigError("the update file holds no tensor")
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise ConfigError(f"the update's {name} is not finite float32")
+    match shape:
+        case LoraShape():
+            return _adapter_of(tensors, shape)
+        case EdgesShape():
+            return EdgeWeights(shape, tensors)
+
+
+def _adapter_of(tensors: Mapping[str, torch.Tensor], shape: LoraShape) -> Adapter:
+    a = {name: tensor for name, tensor in tensors.items() if name.endswith(".lora_A.weight")}
+    b = {name: tensor for name, tensor in tensors.items() if name.endswith(".lora_B.weight")}
+    for name, tensor in {**a, **b}.items():
+        if tensor.ndim != 2:
+            raise ConfigError(f"the update's {name} is no matrix")
+    rest = {name: t for name, t in tensors.items() if name not in a and name not in b}
+    if set(rest) != set(shape.extra) or not a:
+        raise ConfigError(
+            f"the update file holds {sorted(rest)[:5]} beside lora_A and lora_B, "
+            f"and should hold {list(shape.extra)}"
+        )
+    adapter = Adapter(shape, a, b, rest)
+    for name, rows in a.items():
+        gram = rows.double() @ rows.double().T
+        if float((gram - torch.eye(len(rows), dtype=torch.float64)).abs().max()) > _ORTHONORMAL:
+            raise ConfigError(f"the update's {name} has rows that are not orthonormal")
+    return adapter
+
+
+def refuse_foreign(model: Any, update: Update) -> None:
+    """Whether the bare model has what the update wants, before anything is changed.
+
+    Raises: ConfigError naming the tensors that differ.
+    """
+    match update:
+        case Adapter():
+            lora.refuse_foreign(model, update)
+        case EdgeWeights():
+            edges.refuse_other_tensors(model, update)
+
+
+def _refuse_other_names(given: Mapping[str, torch.Tensor], update: Update) -> None:
+    wanted = update.trained
+    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    other = [n for n in wanted if n in given and given[n].shape != wanted[n].shape]
+    if missing or extra or other:
+        raise ConfigError(
+            f"other tensors than the update's; missing {missing[:5]}, unexpected {extra[:5]}, "
+            f"of another shape {other[:5]}"
+        )
