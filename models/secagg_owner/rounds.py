@@ -5,6 +5,9 @@ a restarted owner goes on where it stopped. A round that was aborted opened noth
 next one is tried is the configuration's choice, and the abort stays visible either way. A sum that
 is not that of the uploads ends the run in any case: the coordinator has claimed what is not so. The
 refusal is the round's result, nothing was stepped, and the next run opens another round.
+
+Every state that a round leads to is kept with its lineage (registry.py). Going back to one is a new
+entry with the same bytes; the version that is published for it names the version that it restores.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from secagg.identity import Roster
 from secagg.plan import RoundPlan
 from secagg_owner.config import Config
 from secagg_owner.planning import plan_round
+from secagg_owner.registry import Entry, Kind, ModelRegistry
 from secagg_owner.service import OpenedRound, OwnerConnection
-from secagg_owner.state import OwnerFiles, State
+from secagg_owner.state import MODELS, OwnerFiles, State
 from secagg_owner.subject import NO_MODEL, Publication, Subject
 from secagg_wire.event_log import EventLog
-from secagg_wire.manifest import Origin
+from secagg_wire.manifest import Origin, Rollback
 from secagg_wire.recomputation import chosen_leaves
 from secagg_wire.v1 import round_pb2
 
@@ -41,6 +45,7 @@ class OwnerRun:
         self._connection = connection
         self._log = log
         self._files = OwnerFiles(config.data)
+        self._registry = ModelRegistry(config.data / MODELS)
         self._state = self._files.read_state()
 
     async def run(self, rounds: int | None = None) -> list[dict[str, Any]]:
@@ -51,8 +56,6 @@ class OwnerRun:
         """
         wanted = self._config.round.rounds if rounds is None else rounds
         await self._resume()
-        if self._state.rounds_done == 0:
-            await self._measure(0)
         while self._state.rounds_done < wanted:
             await self.one_round()
         await self.publish()
@@ -75,13 +78,17 @@ class OwnerRun:
             return self._aborted(plan, status)
         return await self._opened(plan, status)
 
-    async def publish(self) -> int:
-        """Publish the version that the next round starts from; 0 where there is none."""
+    async def publish(self, forced: str = "") -> int:
+        """Publish the version that the next round starts from; 0 where there is none.
+
+        `forced` is the reason for publishing what the audit refuses; the lineage keeps it.
+        """
         await self._resume()
         publication = await self._publication()
         if publication is None:
             return 0
         number = await self._connection.publish(publication)
+        self._note_publication(number, publication, forced)
         if number != self._state.version:
             self._files.write_version(number, publication)
             self._state = self._files.change(version=number)
@@ -91,13 +98,88 @@ class OwnerRun:
             )  # fmt: skip
         return number
 
+    async def roll_back(self, number: int, reason: str) -> Entry:
+        """Go back to an older state: a new entry with its bytes, from which the next round starts.
+
+        Raises:
+            ConfigError: there is no such version, tenants have never seen it, it is the present
+                one, a round is in flight, or what it plugs into the full model is not the same.
+        """
+        await self._resume()
+        wanted, update = self._registry.entry(number), self._registry.update(number)
+        self._require_other(wanted)
+        standing = await self._publication()
+        if standing is None:
+            raise ConfigError("this owner publishes no model; there is nothing to go back to")
+        done = self._state.rounds_done
+        await asyncio.to_thread(self._subject.restore, update, done)
+        lineage = await asyncio.to_thread(self._subject.lineage)
+        await asyncio.to_thread(
+            self._subject.restore, self._registry.update(self._state.model), done
+        )
+        if lineage is None or lineage.plugged_digest != wanted.plugged_digest:
+            raise ConfigError(
+                f"version {number} was {wanted.plugged_digest[:16]} when it was plugged in and is "
+                "another model now: the full model or the emulator is not the one of its lineage"
+            )
+        rollback = Rollback(bytes.fromhex(wanted.update_manifest), standing.manifest.digest)
+        entry = self._registry.add(
+            replace(
+                wanted, number=self._state.model + 1, kind="rollback", parent=self._state.model,
+                restores=number, rounds_done=done, reason=reason, forced=(), published_version=0,
+                update_manifest="", created_at=0.0,
+            ),
+            update,
+        )  # fmt: skip
+        origin = None if wanted.origin is None else dict(wanted.origin)
+        self._state = self._files.change(
+            model=entry.number, origin=origin, rollback=rollback.to_json()
+        )
+        await self._resume()
+        self._log.event(
+            "rolled_back", model=entry.number, restores=number, plugged=entry.plugged_digest,
+            reason=reason,
+        )  # fmt: skip
+        return entry
+
+    def _require_other(self, wanted: Entry) -> None:
+        if self._state.in_flight:
+            raise ConfigError(
+                f"round {self._state.in_flight} is in flight; let 'secagg owner run' end it first"
+            )
+        if wanted.number == self._state.model:
+            raise ConfigError(f"the next round starts from version {wanted.number} already")
+        if not wanted.update_manifest:
+            raise ConfigError(
+                f"version {wanted.number} was never published: no tenant could accept it again"
+            )
+
     async def _publication(self) -> Publication | None:
-        """The subject's, with the round that it was made from."""
+        """The subject's, with the round that it was made from and the version that it restores."""
         publication = await asyncio.to_thread(self._subject.publication)
-        if publication is None or self._state.origin is None:
-            return publication
-        origin = Origin.from_json(self._state.origin)
-        return replace(publication, manifest=replace(publication.manifest, origin=origin))
+        if publication is None:
+            return None
+        origin, rollback = self._state.origin, self._state.rollback
+        manifest = replace(
+            publication.manifest,
+            origin=None if origin is None else Origin.from_json(origin),
+            rollback=None if rollback is None else Rollback.from_json(rollback),
+        )
+        return replace(publication, manifest=manifest)
+
+    def _note_publication(self, number: int, publication: Publication, forced: str) -> None:
+        """In the lineage, whenever it says something new."""
+        if not self._state.model:
+            return
+        entry, digest = self._registry.entry(self._state.model), publication.manifest.digest.hex()
+        reasons = (*entry.forced, forced) if forced and forced not in entry.forced else entry.forced
+        if (number, digest, reasons) != (
+            entry.published_version, entry.update_manifest, entry.forced,
+        ):  # fmt: skip
+            self._registry.change(
+                entry.number, published_version=number, update_manifest=digest, forced=reasons,
+                meta=dict(publication.manifest.meta),
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ planning
 
@@ -172,15 +254,17 @@ class OwnerRun:
         self._files.write_sum(plan.round_number, opened.result.level_sum, opened.transcript)
         await asyncio.to_thread(self._subject.step, opened.result.mean())
         done = self._state.rounds_done + 1
-        self._files.write_adapter(done, await asyncio.to_thread(self._subject.save))
         figures = await self._measure(done)
+        model = await self._keep("round", done, figures, plan, opened.origin)
         result = _result(plan, status, self._state.version) | _sum_facts(opened)
         result["recomputed_leaves"] = compared
         result["evaluation"] = dict(figures)
+        result["model"] = model
         self._files.write_result(plan.round_number, result)
         self._state = self._files.change(
-            rounds_done=done, in_flight=0, origin=opened.origin.to_json()
-        )
+            rounds_done=done, in_flight=0, origin=opened.origin.to_json(), model=model,
+            rollback=None,
+        )  # fmt: skip
         self._log.event(
             "round_opened_its_sum", context=plan.context, round=plan.round_number,
             survivors=opened.result.survivors, total_weight=opened.result.total_weight,
@@ -255,8 +339,34 @@ class OwnerRun:
             self._log.event("evaluated", rounds_done=rounds_done, figures=shown)
         return figures
 
+    async def _keep(
+        self, kind: Kind, done: int, figures: Mapping[str, float], plan: RoundPlan | None = None,
+        origin: Origin | None = None,
+    ) -> int:  # fmt: skip
+        """Put the subject's state into the registry; its number there, 0 without versions."""
+        lineage = await asyncio.to_thread(self._subject.lineage)
+        update = await asyncio.to_thread(self._subject.save)
+        if lineage is None:
+            self._files.write_adapter(done, update)
+            return 0
+        publication = await asyncio.to_thread(self._subject.publication)
+        entry = Entry(
+            number=self._state.model + 1, kind=kind, parent=self._state.model,
+            update_sha256="", base_digest=lineage.base_digest,
+            plugged_digest=lineage.plugged_digest, emulator_manifest=lineage.emulator_manifest,
+            round=0 if plan is None else plan.round_number, rounds_done=done,
+            origin=None if origin is None else origin.to_json(),
+            meta={} if publication is None else dict(publication.manifest.meta),
+            figures=dict(figures),
+        )  # fmt: skip
+        return self._registry.add(entry, update).number
+
     async def _resume(self) -> None:
         done = self._state.rounds_done
+        if self._state.model:
+            update = self._registry.update(self._state.model)
+            await asyncio.to_thread(self._subject.restore, update, done)
+            return
         data = self._files.read_adapter(done)
         if done and data is None:
             raise ConfigError(
@@ -265,6 +375,18 @@ class OwnerRun:
             )
         if data is not None:
             await asyncio.to_thread(self._subject.restore, data, done)
+        await self._begin()
+
+    async def _begin(self) -> None:
+        """The first entry: what this owner starts from, and its figures."""
+        if await asyncio.to_thread(self._subject.lineage) is None:
+            return
+        done, origin = self._state.rounds_done, self._state.origin
+        model = await self._keep(
+            "start", done, await self._measure(done),
+            origin=None if origin is None else Origin.from_json(origin),
+        )  # fmt: skip
+        self._state = self._files.change(model=model)
 
 
 def _result(plan: RoundPlan, status: round_pb2.RoundStatus, version: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What an owner keeps on disk, so that `run` goes on where an earlier process stopped.
 
 DATA/state.json              rounds done, the clip, the round in flight
-DATA/adapters/K.bin          what the subject saved after K rounds
+DATA/models/N/               the model's states and their lineage (registry.py)
+DATA/adapters/K.bin          what a subject without versions saved after K rounds
 DATA/versions/N/             published versions: manifest and files
 DATA/rounds/R/               plan.bin, transcript.bin, opened_sum.npy, result.json
 DATA/rounds/R/refused_sum.npy    in its place where the sum is not that of the uploads
@@ -15,7 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,16 @@ from secagg.errors import ConfigError
 from secagg.plan import RoundPlan
 from secagg_owner.subject import Publication
 
+MODELS: Final = "models"
+"""The registry's folder in a data directory."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:
     """`in_flight` is the number of a round that was planned and has no result yet; 0 for none.
 
-    `origin` says which round's sum the present adapter was made from (`manifest.Origin`, as JSON).
+    `model` is the registry's number of the present state, `origin` the round whose sum it was made
+    from (`manifest.Origin`, as JSON) and `rollback` what it goes back to (`manifest.Rollback`).
     """
 
     rounds_done: int = 0
@@ -37,6 +42,8 @@ class State:
     in_flight: int = 0
     version: int = 0
     origin: dict[str, str] | None = None
+    model: int = 0
+    rollback: dict[str, str] | None = None
 
 
 class OwnerFiles:

@@ -30,6 +30,18 @@ class Publication:
     contents: Mapping[str, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What the present state stands on: digests in hex, empty where there is none.
+
+    `plugged_digest` names the full model with this state in it.
+    """
+
+    base_digest: str
+    emulator_manifest: str = ""
+    plugged_digest: str = ""
+
+
 class Subject(Protocol):
     """See the module's docstring. Methods may take long and run in a worker thread."""
 
@@ -41,6 +53,9 @@ class Subject(Protocol):
 
     def publication(self) -> Publication | None:
         """The version that the next round starts from; None where nothing is published."""
+
+    def lineage(self) -> Lineage | None:
+        """What the present state stands on; None where no versions are kept."""
 
     def step(self, mean: NDArray[np.float64]) -> None:
         """Take the opened mean, (d,) float64."""
@@ -70,6 +85,10 @@ class VectorSubject:
         return self._config.clip
 
     def publication(self) -> Publication | None:
+        """See `Subject`."""
+        return None
+
+    def lineage(self) -> Lineage | None:
         """See `Subject`."""
         return None
 
