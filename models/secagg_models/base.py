@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from secagg.canonical import Writer
 from secagg.errors import ConfigError
@@ -42,13 +42,25 @@ def load_base(name_or_path: str = SHIPPED) -> Base:
     a model that needs its own code).
     """
     source = str(_SHIPPED_FOLDER) if name_or_path == SHIPPED else name_or_path
+    return _load(AutoModelForCausalLM, name_or_path, source)
+
+
+def load_encoder(name_or_path: str) -> Base:
+    """Load an encoder without a head (BERT, MiniLM, RoBERTa): a local folder, or a hub id.
+
+    Raises: ConfigError, as `load_base` does.
+    """
+    return _load(AutoModel, name_or_path, name_or_path)
+
+
+def _load(auto: Any, name_or_path: str, source: str) -> Base:
     if Path(source).is_dir() and not any(Path(source).glob("*.safetensors")):
         raise ConfigError(
             f"base model {name_or_path}: no safetensors weights in {source}; "
             "convert pickled weights first, they are never loaded"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = auto.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

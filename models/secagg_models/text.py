@@ -164,20 +164,21 @@ def corpus_of_package(distribution: str) -> Corpus:
     """The Python files of an installed distribution, as its own record lists them."""
     files = [
         SourceFile(PurePath(path).as_posix(), Path(str(path.locate())).read_bytes())
-        for path in _python_files(distribution)
+        for path in python_files(distribution)
     ]
     return split_by_file(distribution, files)
 
 
 def export_package(distribution: str, folder: Path) -> None:
     """Copy a distribution's Python files into a folder, as if it were a company's checkout."""
-    for path in _python_files(distribution):
+    for path in python_files(distribution):
         target = folder / PurePath(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(Path(str(path.locate())).read_bytes())
 
 
-def _python_files(distribution: str) -> list[metadata.PackagePath]:
+def python_files(distribution: str) -> list[metadata.PackagePath]:
+    """The Python files that an installed distribution's record lists; nothing is read yet."""
     try:
         listed = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:
