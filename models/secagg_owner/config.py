@@ -2,11 +2,13 @@
 
 coordinator = "coordinator.example:8470"
 keys = "keys"
-data = "data"                      # adapters, rounds' results
+data = "data"                      # model versions, rounds' results
 
 [model]
-kind = "lora"                      # or "vector": no model at all, for dry runs
-base = "shipped"                   # or a local folder, or a hub id
+kind = "offsite"                   # or "lora" (tenants have the base), or "vector" (no model)
+full = "shipped"                   # or a local folder, or a hub id; it never leaves
+emulator = "emulator"              # from 'secagg owner emulate'; tenants have it too
+update = "lora"                    # or "edges": the edge layers whole
 rank = 16
 
 [training]
@@ -54,6 +56,24 @@ class LoraModel(Table):
 
     kind: Literal["lora"]
     base: str = "shipped"
+    rank: _Count = 16
+    scaling: _Positive = 1.0
+    targets: tuple[str, ...] = _LINEAR
+    seed: int = 1
+
+
+class OffsiteModel(Table):
+    """Tenants train the edge layers of an emulator; the full model stays here.
+
+    `emulator` is what `secagg owner emulate` wrote. `update` is what is trained and summed: a LoRA
+    adapter in the edge layers (`rank`, `scaling`, `targets` and `seed` are its), or these layers
+    whole.
+    """
+
+    kind: Literal["offsite"]
+    full: str = "shipped"
+    emulator: FilePath
+    update: Literal["lora", "edges"] = "lora"
     rank: _Count = 16
     scaling: _Positive = 1.0
     targets: tuple[str, ...] = _LINEAR
@@ -160,7 +180,7 @@ class Config(Table):
     coordinator: str
     keys: FilePath
     data: FilePath
-    model: Annotated[LoraModel | VectorModel, Field(discriminator="kind")]
+    model: Annotated[LoraModel | OffsiteModel | VectorModel, Field(discriminator="kind")]
     training: Training = Training()
     round: Round = Round()
     text: Text = Text()
@@ -185,4 +205,6 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
 
 def required_files(config: Config) -> tuple[Path, ...]:
     """What must be there before a round can be opened."""
-    return tuple(path for path in (config.text.path, config.round.unit_costs) if path is not None)
+    emulator = config.model.emulator if isinstance(config.model, OffsiteModel) else None
+    wanted = (config.text.path, config.round.unit_costs, emulator)
+    return tuple(path for path in wanted if path is not None)

@@ -1,21 +1,22 @@
 """What is being learnt, as the rounds see it: a layout to sum in, a clip, files to publish, a step.
 
 `VectorSubject` publishes nothing and keeps nothing: rounds of flat vectors, for dry runs and tests.
-`LoraSubject` (lora_subject.py) is loaded only where it is configured, since torch is heavy.
+`UpdateSubject` (update_subject.py) and `OffsiteSubject` (offsite_subject.py) are loaded only where
+they are configured, since torch is heavy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secagg.identity import sha256
 from secagg.layout import Layout
-from secagg_owner.config import Config, LoraModel, VectorModel
+from secagg_owner.config import Config, LoraModel, OffsiteModel, VectorModel
 from secagg_wire.manifest import Manifest
 
 NO_MODEL: Final = sha256(b"secagg: flat vectors, no model")
@@ -111,13 +112,16 @@ def make_subject(config: Config) -> Subject:
     """The configured subject.
 
     Raises:
-        ModuleNotFoundError: torch is not installed and `lora` is configured.
+        ModuleNotFoundError: torch is not installed and a model is configured.
     """
     match config.model:
         case VectorModel() as vector:
             return VectorSubject(vector)
         case LoraModel() as lora:
-            from secagg_owner.lora_subject import LoraSubject
+            from secagg_owner.update_subject import UpdateSubject
 
-            subject: Any = LoraSubject(lora, config)
-            return subject  # type: ignore[no-any-return]
+            return UpdateSubject.of_lora(lora, config)
+        case OffsiteModel() as offsite:
+            from secagg_owner.offsite_subject import OffsiteSubject
+
+            return OffsiteSubject(offsite, config)
