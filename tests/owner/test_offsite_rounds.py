@@ -1,6 +1,7 @@
 """Offsite-Tuning over TLS: tenants train the emulator's edges, the full model is plugged."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
