@@ -222,19 +222,25 @@ def install(model: PeftModel, adapter: Adapter) -> None:
 
     Raises: ConfigError naming the tensors that the model does not have in this form.
     """
+    refuse_other_tensors(model, adapter)
     parameters = _adapter_parameters(model) | _extra_parameters(model, adapter.shape.extra)
-    wanted = {**adapter.a, **adapter.b, **adapter.extra}
-    _refuse_other_names(parameters.keys(), wanted.keys())
+    with torch.no_grad():
+        for name, tensor in {**adapter.a, **adapter.trained}.items():
+            parameters[name].copy_(tensor)
+    freeze_a(model, adapter.shape.extra)
+
+
+def refuse_other_tensors(model: PeftModel, adapter: Adapter) -> None:
+    """As `refuse_foreign`, for a model that `attach` returned."""
+    parameters = _adapter_parameters(model) | _extra_parameters(model, adapter.shape.extra)
+    wanted = {**adapter.a, **adapter.trained}
+    _refuse_other_names(parameters, wanted)
     for name, parameter in parameters.items():
         if parameter.shape != wanted[name].shape:
             raise ConfigError(
                 f"lora adapter: {name} is {tuple(wanted[name].shape)} in the adapter and "
                 f"{tuple(parameter.shape)} in the model"
             )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(wanted[name])
-    freeze_a(model, adapter.shape.extra)
 
 
 def freeze_a(model: PeftModel, extra: Collection[str] = ()) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
+from peft import PeftModel
 from transformers.pytorch_utils import Conv1D
 
 from secagg.errors import ConfigError, UsageError
@@ -82,6 +83,8 @@ def full_tensors(full_model: Any, update: Update, split: Split) -> dict[str, tor
 
     Raises: ConfigError as `plug_in`.
     """
+    if isinstance(full_model, PeftModel):
+        raise ConfigError("plug-in: the model is wrapped by PEFT; give the bare full model")
     depth = len(layers_of(full_model))
     if depth != split.layers:
         raise ConfigError(f"plug-in: the model has {depth} layers and the split {split.layers}")

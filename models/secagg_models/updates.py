@@ -251,11 +251,13 @@ def _adapter_of(tensors: Mapping[str, torch.Tensor], shape: LoraShape) -> Adapte
 
 
 def refuse_foreign(model: Any, update: Update) -> None:
-    """Whether the bare model has what the update wants, before anything is changed.
+    """Whether a model, bare or with an update of this shape in it, has what the update wants.
 
-    Raises: ConfigError naming the tensors that differ.
+    Raises: ConfigError naming the tensors that differ; nothing was changed.
     """
     match update:
+        case Adapter() if isinstance(model, PeftModel):
+            lora.refuse_other_tensors(model, update)
         case Adapter():
             lora.refuse_foreign(model, update)
         case EdgeWeights():

@@ -39,6 +39,16 @@ class UpdateMeta:
     training: TrainingConfig
     weight_unit: int = 1
 
+    def __post_init__(self) -> None:
+        columns = self.training.columns
+        match self.shape:
+            case LoraShape(rank=rank) if columns is None or 1 <= columns <= rank:
+                pass
+            case EdgesShape() if columns is None:
+                pass
+            case _:
+                raise ConfigError(f"the version trains {columns} columns, which it does not have")
+
     @property
     def kind(self) -> str:
         """As manifests write it."""

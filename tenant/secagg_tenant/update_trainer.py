@@ -157,17 +157,19 @@ class UpdateTrainer:
         return self._base.model
 
     def _columns(self, meta: UpdateMeta) -> int | None:
-        match meta.shape:
-            case lora.LoraShape(rank=rank) if self._config.rank is not None:
-                return min(rank, self._config.rank)
+        """How many columns of B are trained: the version's, or fewer where this tenant says so."""
+        columns = meta.training.columns
+        match meta.shape, self._config.rank:
+            case lora.LoraShape(rank=rank), int(own):
+                return min(own, rank if columns is None else columns)
             case _:
-                return meta.training.columns
+                return columns
 
     def _refuse_foreign(self, update: updates.Update) -> None:
-        if self._attached is not None and self._attached.shape == update.shape:
-            return  # its layout is the plan's, which fitted this model before
+        attached = self._attached
+        fits = attached is not None and attached.shape == update.shape
         try:
-            updates.refuse_foreign(self._bare(), update)
+            updates.refuse_foreign(attached.model if attached and fits else self._bare(), update)
         except ConfigError as error:
             raise PolicyRefused("model", str(error)) from None
 

@@ -45,6 +45,7 @@ def _changed(of: Any, /, **changes: Any) -> dict[str, Any]:
 LORA_JSON: dict[str, Any] = _meta(LORA).to_json()["shape"]
 
 
+TRAINING: dict[str, Any] = _meta(LORA).to_json()["training"]
 BROKEN_SHAPES: list[dict[str, Any]] = [
     {"layers": [3, 0]},
     {"layers": [0, 0]},
@@ -77,8 +78,10 @@ BROKEN_EDGES: list[dict[str, Any]] = [
         _changed(LORA, base_digest=7),
         {k: v for k, v in _meta(LORA).to_json().items() if k != "shape"},
         *(_changed(LORA, shape=LORA_JSON | change) for change in BROKEN_SHAPES),
+        *(_changed(LORA, training=TRAINING | {"columns": columns}) for columns in (0, 4, "1")),
+        _changed(EdgesShape((0,)), training=TRAINING | {"columns": 1}),
         *(_changed(EdgesShape((0,)), shape=shape) for shape in BROKEN_EDGES),
-        _changed(LORA, training=_meta(LORA).to_json()["training"] | {"lr": float("nan")}),
+        _changed(LORA, training=TRAINING | {"lr": float("nan")}),
     ],
 )
 def test_a_manifest_of_anything_else_is_refused(broken: dict[str, Any]) -> None:
