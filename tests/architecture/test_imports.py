@@ -68,8 +68,8 @@ MAY_IMPORT = {
     "secagg_wire": NODE - {"alembic", "sqlalchemy"},
     "secagg_tenant": NODE | TORCH,
     "secagg_coordinator": NODE,
-    "secagg_models": TORCH,
-    "secagg_owner": NODE | TORCH,
+    "secagg_models": TORCH | {"scipy"},
+    "secagg_owner": NODE | TORCH | {"matplotlib"},
     "secagg_demo": NODE | TORCH | {"matplotlib", "scipy"},
 }
 HEAVY = {"torch", "grpc", "tenseal", "google.protobuf", "transformers", "sqlalchemy", "numba"}

@@ -25,6 +25,7 @@ from secagg_models.audit.recovery import RecoveryResult, audit_recovery
 from secagg_models.audit.release import Release, ReleaseResult, audit_release, release_of
 from secagg_models.audit.upgrade import UpgradeResult, audit_upgrade
 from secagg_models.audit.verbatim import VerbatimResult, audit_verbatim
+from secagg_models.labelled import LabelledStream
 from secagg_models.split import Split
 from secagg_models.train import Stream
 
@@ -208,10 +209,8 @@ def _measure(
     tune: Tuning | None,
     clock: _Clock,
 ) -> _Measured:
-    full, emulator, split, settings = (
-        package.full, package.emulator, package.split, budget.settings
-    )  # fmt: skip
-    settings = replace(settings, context=_context(full, settings.context))
+    full, emulator, split = package.full, package.emulator, package.split
+    settings = settings_for(full, budget, texts.attacker)
     tuning = tune or UpdateTuning(budget.tuning_tokens, settings)
     with clock.part("ordering"):
         ordering = audit_ordering(
@@ -233,13 +232,22 @@ def _measure(
     return _Measured(ordering, upgrade, recovery)
 
 
-def _context(full: Any, wanted: int) -> int:
-    """A model of short memory is audited within it; RoBERTa counts positions from above its pad."""
+def settings_for(full: Any, budget: AuditBudget, stream: Stream) -> AttackSettings:
+    """The budget's, within the model's memory (RoBERTa counts positions from above its pad).
+
+    Labelled passages are shorter than windows of text, so a step takes more of them.
+    """
+    wanted = budget.settings
     longest = getattr(full.config, "max_position_embeddings", None)
-    if longest is None:
-        return wanted
     unused = int(full.config.pad_token_id) + 1 if full.config.model_type == "roberta" else 0
-    return min(wanted, int(longest) - unused)
+    context = wanted.context if longest is None else min(wanted.context, int(longest) - unused)
+    if not isinstance(stream, LabelledStream):
+        return replace(wanted, context=context)
+    context = max(2, min(context, stream.ids.shape[1]))
+    more = max(1, wanted.context // context)
+    return replace(
+        wanted, context=context, batch=wanted.batch * more, windows=wanted.windows * more
+    )
 
 
 def _figures(
