@@ -1,9 +1,14 @@
 """Open rounds as the model's owner: publish, plan, take the sum, make the next version.
 
+secagg owner emulate my-model --edge 2 --keep 4 --out emulator --keys keys
+secagg owner audit emulator --full my-model          # whether it may leave
 secagg owner run --config owner.toml                 # all rounds of the configuration
 secagg owner round --config owner.toml               # one more round
 secagg owner publish --config owner.toml             # the version that the next round starts from
-secagg owner versions --config owner.toml --format json
+secagg owner status --config owner.toml              # rounds, versions, what is next
+secagg owner versions --config owner.toml            # this owner's: list, compare, rollback
+secagg owner plug-in --config owner.toml --out tuned # the full model with a version in it
+secagg owner published --config owner.toml           # the coordinator's versions
 secagg owner show --config owner.toml                # results so far
 secagg owner show-base shipped                       # the digest that tenants pin
 """
@@ -15,23 +20,33 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from secagg.errors import ConfigError
-from secagg_owner.config import Config, load_config, required_files
+from secagg_owner import audit_cli, emulate_cli, plug_in_cli, versions_cli
+from secagg_owner.audit_gate import require_audit
+from secagg_owner.config import Config, OffsiteModel, load_config, required_files
+from secagg_owner.registry import Entry
 from secagg_owner.rounds import OwnerRun
 from secagg_owner.service import OwnerConnection
 from secagg_owner.state import OwnerFiles
 from secagg_owner.subject import make_subject
 from secagg_wire.event_log import EventLog
-from secagg_wire.key_files import KeyFiles
+from secagg_wire.key_files import KeyFiles, read_public
+from secagg_wire.manifest import Manifest
+
+T = TypeVar("T")
+Work = Callable[[OwnerRun, OwnerConnection], Awaitable[T]]
 
 
 def main(argv: list[str]) -> int:
     """Run `secagg owner ...`."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(versions_cli.explicit(argv))
     action: Callable[[argparse.Namespace], Any] = options.action
-    _show(action(options), options.format)
+    found = action(options)
+    if isinstance(found, int):  # the command has printed by itself, and this is its exit code
+        return found
+    _show(found, options.format)
     return 0
 
 
@@ -53,14 +68,29 @@ def _parser() -> argparse.ArgumentParser:
     for name, action, summary in (
         ("round", _one_round, "open one round"),
         ("publish", _publish, "publish the next round's version"),
-        ("versions", _versions, "the coordinator's model versions"),
+        ("published", _published, "the coordinator's model versions"),
         ("show", _results, "results so far"),
     ):
-        commands.add_parser(name, parents=[configured], help=summary).set_defaults(action=action)
+        command = commands.add_parser(name, parents=[configured], help=summary)
+        command.set_defaults(action=action)
+        if name in ("round", "publish"):
+            _add_force(command)
+    _add_force(run)
     base = commands.add_parser("show-base", parents=[common], help="a base model's digest")
     base.add_argument("base", nargs="?", default="shipped", metavar="BASE")
     base.set_defaults(action=_show_base)
+    versions_cli.add_commands(commands, configured, _roll_back)
+    plug_in_cli.add_commands(commands, common)
+    emulate_cli.add_commands(commands, common, configured)
+    audit_cli.add_commands(commands, common, configured)
     return parser
+
+
+def _add_force(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--force", action="store_true", help="use an emulator that its audit refuses"
+    )
+    command.add_argument("--reason", metavar="TEXT", help="why; it is kept in the lineage")
 
 
 def _run(options: argparse.Namespace) -> Any:
@@ -82,7 +112,7 @@ def _publish(options: argparse.Namespace) -> Any:
     return _connected(options, publish)
 
 
-def _versions(options: argparse.Namespace) -> Any:
+def _published(options: argparse.Namespace) -> Any:
     async def versions(_: OwnerRun, connection: OwnerConnection) -> list[dict[str, Any]]:
         return [
             {
@@ -97,6 +127,13 @@ def _versions(options: argparse.Namespace) -> Any:
     return _connected(options, versions)
 
 
+def _roll_back(options: argparse.Namespace) -> Entry:
+    async def back(run: OwnerRun, _: OwnerConnection) -> Entry:
+        return await run.roll_back(options.number, options.reason)
+
+    return _run_with(_checked(options), back)
+
+
 def _results(options: argparse.Namespace) -> Any:
     return OwnerFiles(load_config(options.config).data).results()
 
@@ -107,29 +144,51 @@ def _show_base(options: argparse.Namespace) -> Any:
     return [{"base": options.base, "digest": load_base(options.base).digest}]
 
 
-def _connected(
-    options: argparse.Namespace,
-    work: Callable[[OwnerRun, OwnerConnection], Awaitable[list[dict[str, Any]]]],
-) -> list[dict[str, Any]]:
+def _connected(options: argparse.Namespace, work: Work[list[dict[str, Any]]]) -> Any:
+    """Run `work` with a connection; what needs an emulator passes the audit's gate first."""
+    config = _checked(options)
+    forced = _pass_gate(config, options) if hasattr(options, "force") else ""
+    return _run_with(config, work, forced)
+
+
+def _checked(options: argparse.Namespace) -> Config:
     config = load_config(options.config)
-    keys = KeyFiles(config.keys)
-    if keys.party().role != "owner":
-        raise ConfigError(f"{config.keys} holds the keys of {keys.party()}, not of an owner")
+    party = KeyFiles(config.keys).party()
+    if party.role != "owner":
+        raise ConfigError(f"{config.keys} holds the keys of {party}, not of an owner")
     for path in required_files(config):
         if not path.exists():
             raise ConfigError(f"{path} does not exist; the configuration names it")
-    return asyncio.run(_with_connection(config, keys, work))
+    return config
 
 
-async def _with_connection(
-    config: Config,
-    keys: KeyFiles,
-    work: Callable[[OwnerRun, OwnerConnection], Awaitable[list[dict[str, Any]]]],
-) -> list[dict[str, Any]]:
+def _pass_gate(config: Config, options: argparse.Namespace) -> str:
+    """Refuse an emulator that its audit does not let out; the reason where it was forced."""
+    if bool(options.force) != bool(options.reason):
+        raise ConfigError("--force and --reason TEXT go together")
+    match config.model:
+        case OffsiteModel(emulator=folder, audit_policy=policy_file):
+            from secagg_models.audit.policy import AuditPolicy, load_policy
+
+            policy = AuditPolicy() if policy_file is None else load_policy(policy_file)
+            digest = Manifest.decode(read_public(folder / "manifest.json")).digest
+            passage = require_audit(folder, digest, policy, options.reason, data=config.data)
+            clauses = ", ".join(passage.refused)
+            return f"{passage.reason} ({clauses})" if passage.forced else ""
+        case _:
+            return ""
+
+
+def _run_with(config: Config, work: Work[T], forced: str = "") -> T:
+    return asyncio.run(_with_connection(config, work, forced))
+
+
+async def _with_connection(config: Config, work: Work[T], forced: str) -> T:
     log = EventLog(level=config.log.level, file=config.log.file)
-    connection = OwnerConnection(config.coordinator, keys, log)
+    connection = OwnerConnection(config.coordinator, KeyFiles(config.keys), log)
     try:
-        return await work(OwnerRun(config, make_subject(config), connection, log), connection)
+        run = OwnerRun(config, make_subject(config), connection, log, forced)
+        return await work(run, connection)
     finally:
         await connection.close()
 
@@ -139,4 +198,5 @@ def _show(rows: list[dict[str, Any]], form: str) -> None:
         print(json.dumps(rows))
         return
     for row in rows:
-        print("  ".join(f"{key}={value}" for key, value in row.items() if value not in ("", {})))
+        told = (f"{key}={value}" for key, value in row.items() if value not in ("", {}, []))
+        print("  ".join(told))

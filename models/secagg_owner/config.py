@@ -67,12 +67,14 @@ class OffsiteModel(Table):
 
     `emulator` is what `secagg owner emulate` wrote. `update` is what is trained and summed: a LoRA
     adapter in the edge layers (`rank`, `scaling`, `targets` and `seed` are its), or these layers
-    whole.
+    whole. `audit_policy` is the TOML file that its audit is held against before anything leaves;
+    without one the defaults hold.
     """
 
     kind: Literal["offsite"]
     full: str = "shipped"
     emulator: FilePath
+    audit_policy: FilePath | None = None
     update: Literal["lora", "edges"] = "lora"
     rank: _Count = 16
     scaling: _Positive = 1.0

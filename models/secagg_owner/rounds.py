@@ -35,12 +35,17 @@ _LOOK_AGAIN_S = 0.5
 
 
 class OwnerRun:
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    `forced` is the reason for publishing what the audit refuses; the lineage keeps it.
+    """
 
     def __init__(
-        self, config: Config, subject: Subject, connection: OwnerConnection, log: EventLog
-    ) -> None:
+        self, config: Config, subject: Subject, connection: OwnerConnection, log: EventLog,
+        forced: str = "",
+    ) -> None:  # fmt: skip
         self._config = config
+        self._forced = forced
         self._subject = subject
         self._connection = connection
         self._log = log
@@ -78,17 +83,14 @@ class OwnerRun:
             return self._aborted(plan, status)
         return await self._opened(plan, status)
 
-    async def publish(self, forced: str = "") -> int:
-        """Publish the version that the next round starts from; 0 where there is none.
-
-        `forced` is the reason for publishing what the audit refuses; the lineage keeps it.
-        """
+    async def publish(self) -> int:
+        """Publish the version that the next round starts from; 0 where there is none."""
         await self._resume()
         publication = await self._publication()
         if publication is None:
             return 0
         number = await self._connection.publish(publication)
-        self._note_publication(number, publication, forced)
+        self._note_publication(number, publication)
         if number != self._state.version:
             self._files.write_version(number, publication)
             self._state = self._files.change(version=number)
@@ -167,12 +169,14 @@ class OwnerRun:
         )
         return replace(publication, manifest=manifest)
 
-    def _note_publication(self, number: int, publication: Publication, forced: str) -> None:
+    def _note_publication(self, number: int, publication: Publication) -> None:
         """In the lineage, whenever it says something new."""
         if not self._state.model:
             return
         entry, digest = self._registry.entry(self._state.model), publication.manifest.digest.hex()
-        reasons = (*entry.forced, forced) if forced and forced not in entry.forced else entry.forced
+        reasons = entry.forced
+        if self._forced and self._forced not in reasons:
+            reasons = (*reasons, self._forced)
         if (number, digest, reasons) != (
             entry.published_version, entry.update_manifest, entry.forced,
         ):  # fmt: skip

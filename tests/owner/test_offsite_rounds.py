@@ -1,7 +1,9 @@
 """Offsite-Tuning over TLS: tenants train the emulator's edges, the full model is plugged."""
 
 import asyncio
+import io
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
+from secagg.errors import ConfigError
 from secagg_models import arms, train, updates
 from secagg_models.base import load_base, model_digest
 from secagg_models.edges import EdgeWeights
@@ -22,6 +25,12 @@ from secagg_models.version import UpdateMeta
 from secagg_owner.config import Config
 from secagg_owner.emulator_package import read_emulator_package, write_emulator_package
 from secagg_owner.registry import Entry, ModelRegistry
+from secagg_owner.rounds import OwnerRun
+from secagg_owner.service import OwnerConnection
+from secagg_owner.state import OwnerFiles
+from secagg_owner.subject import make_subject
+from secagg_wire.event_log import EventLog
+from secagg_wire.key_files import KeyFiles
 from secagg_wire.manifest import Manifest
 from tests.coordinator.federation import TENANTS, Enrolled, Federation, federation
 from tests.owner.test_lora_rounds import TRAINING, texts
@@ -179,3 +188,97 @@ def check_lineage(data: Path, full: Path, emulator: Path, results: list[dict[str
         with plugged_in(loaded.model, update, SPLIT) as plugged:
             assert model_digest(plugged.state_dict()) == entry.plugged_digest
     assert model_digest(loaded.model.state_dict()) == loaded.digest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rollback_restores_bit_for_bit_and_rounds_go_on_from_it_in_other_processes(
+    enrolled: Enrolled, tmp_path: Path, full: Path, emulator: Path, texts: Path, kind: str
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running, AsyncExitStack() as stack:
+            nodes = await all_edge_tenants(stack, running, tmp_path, emulator, texts)
+            config = owner_config(running, tmp_path, full, emulator, texts, kind=kind)
+            await own(config, rounds=2)  # each `own` is a process of its own as far as it knows
+            restored = await roll_back(config, 2)
+            (result,) = (await own(config, rounds=3))[2:]
+            assert result["outcome"] == "opened"
+            assert result["survivors"] == list(TENANTS)
+            for node in nodes:
+                await node.until("version_evaluated", version=result["version"] + 1)
+                (told,) = node.heard("version_restored")
+                assert told["restores"] == lineage(tmp_path)[1].update_manifest
+            assert restored.number == 4
+
+    asyncio.run(scenario())
+    start, first, second, back, after = lineage(tmp_path)
+    assert (back.kind, back.restores, back.parent, back.reason) == ("rollback", 2, 3, "worse")
+    assert back.plugged_digest == first.plugged_digest != second.plugged_digest
+    assert back.update_sha256 == first.update_sha256
+    assert (back.origin, back.figures) == (first.origin, first.figures)
+    assert after.parent == 4
+    assert after.plugged_digest not in {e.plugged_digest for e in (start, first, second)}
+    old, _ = published(tmp_path / "owner", first.published_version)
+    new, _ = published(tmp_path / "owner", back.published_version)
+    assert new == old.in_round(2 * TRAINING["steps"])  # other windows than the first time
+    expected = plain_round(emulator, texts, new, published(tmp_path / "owner", 4)[1])
+    origin = published(tmp_path / "owner", 1)[1]
+    last = moved_by(published(tmp_path / "owner", 5)[1], origin)
+    for name, tensor in moved_by(expected, origin).items():
+        assert float((last[name] - tensor).abs().max()) < 1e-3, name
+
+
+async def roll_back(config: Config, number: int) -> Entry:
+    log = EventLog(level="debug", stream=io.StringIO())
+    connection = OwnerConnection(config.coordinator, KeyFiles(config.keys), log)
+    try:
+        run = OwnerRun(config, make_subject(config), connection, log)
+        return await run.roll_back(number, "worse")
+    finally:
+        await connection.close()
+
+
+def test_what_cannot_be_gone_back_to_is_refused_in_words(
+    enrolled: Enrolled, tmp_path: Path, full: Path, emulator: Path, texts: Path
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            config = owner_config(running, tmp_path, full, emulator, texts, kind="edges")
+            log = EventLog(level="debug", stream=io.StringIO())
+            connection = OwnerConnection(config.coordinator, KeyFiles(config.keys), log)
+            await OwnerRun(config, make_subject(config), connection, log).publish()
+            await connection.close()
+            for number, words in ((1, "starts from version 1 already"), (7, "are 1")):
+                with pytest.raises(ConfigError, match=words):
+                    await roll_back(config, number)
+            registry = ModelRegistry(tmp_path / "owner" / "models")
+            unpublished = replace(registry.entry(1), number=2, update_manifest="")
+            registry.add(unpublished, registry.update(1))
+            with pytest.raises(ConfigError, match="never published"):
+                await roll_back(config, 2)
+            registry.add(replace(unpublished, update_manifest="11" * 32), b"other bytes")
+            with pytest.raises(ConfigError, match="no safetensors"):
+                await roll_back(config, 2)
+            registry.add(
+                replace(unpublished, update_manifest="11" * 32, plugged_digest="22" * 32),
+                registry.update(1),
+            )
+            with pytest.raises(ConfigError, match="is another model now"):
+                await roll_back(config, 2)
+            (tmp_path / "owner/models/2/update.safetensors").write_bytes(b"changed")
+            with pytest.raises(ConfigError, match="was changed since it was written"):
+                await roll_back(config, 2)
+            assert OwnerFiles(tmp_path / "owner").read_state().model == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_emulator_of_another_full_model_is_told_before_anything_is_published(
+    enrolled: Enrolled, tmp_path: Path, full: Path, emulator: Path, texts: Path
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            config = owner_config(running, tmp_path, emulator, emulator, texts, kind="edges")
+            await own(config)
+
+    with pytest.raises(ConfigError, match="was made from"):
+        asyncio.run(scenario())
