@@ -194,6 +194,11 @@ def load_full_model(source: str) -> LoadedModel:
     return LoadedModel(base.model, base.tokenizer, task, base.digest)
 
 
+def is_classifiers_folder(source: str) -> bool:
+    """Whether `load_full_model` would find a classifier of ours there."""
+    return classifier.is_classifier(Path(source))
+
+
 def task_of(model: Any) -> Task:
     """What a model does. Raises: ConfigError where it is neither of the two tasks."""
     if isinstance(model, classifier.EncoderClassifier):
