@@ -24,6 +24,7 @@ from torch import nn
 
 from secagg.errors import ConfigError, UsageError
 from secagg_models.families import layer_prefix, layers_of
+from secagg_models.lora import refuse_wrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def tensor_names(model: Any, shape: EdgesShape) -> list[str]:
 
     Raises: ConfigError if the model has no such layer.
     """
+    refuse_wrapped(model)
     depth, prefix = len(layers_of(model)), layer_prefix(model)
     if shape.layers[-1] >= depth:
         raise ConfigError(f"edge layers {shape.layers}: the model has layers 0 to {depth - 1}")

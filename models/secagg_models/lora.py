@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
 from secagg.errors import ConfigError, UsageError
@@ -140,6 +141,7 @@ def targets_of(model: torch.nn.Module, shape: LoraShape) -> dict[str, torch.nn.M
 
     Raises: ConfigError naming the targets that the model does not have.
     """
+    refuse_wrapped(model)
     within = tuple(f"{layer_prefix(model)}{layer}." for layer in shape.layers)
     found: dict[str, torch.nn.Module] = {
         name: module
@@ -155,6 +157,15 @@ def targets_of(model: torch.nn.Module, shape: LoraShape) -> dict[str, torch.nn.M
     if empty:
         raise ConfigError(f"lora layers {empty}: no target lies in them")
     return found
+
+
+def refuse_wrapped(model: torch.nn.Module) -> None:
+    """Raises: UsageError if PEFT's layers are in the model already: its tensors have other names.
+
+    PEFT wraps in place, so the reference that was given to `attach` is wrapped as well.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise UsageError("an adapter is in the model already; detach it, or use install")
 
 
 def _size_of(module: torch.nn.Module) -> tuple[int, int]:

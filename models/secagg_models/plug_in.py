@@ -22,7 +22,6 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from peft import PeftModel
 from transformers.pytorch_utils import Conv1D
 
 from secagg.errors import ConfigError, UsageError
@@ -48,7 +47,7 @@ def plug_in(full_model: Any, update: Update, split: Split) -> Plugged:
 
     Raises:
         ConfigError: the update does not fit; the tensors that differ are named.
-        UsageError: an update is plugged in already.
+        UsageError: an update is plugged in already, or an adapter of PEFT is in the model.
     """
     if full_model in _PLUGGED:
         raise UsageError("an update is plugged in already; unplug it first")
@@ -83,8 +82,7 @@ def full_tensors(full_model: Any, update: Update, split: Split) -> dict[str, tor
 
     Raises: ConfigError as `plug_in`.
     """
-    if isinstance(full_model, PeftModel):
-        raise ConfigError("plug-in: the model is wrapped by PEFT; give the bare full model")
+    lora.refuse_wrapped(full_model)
     depth = len(layers_of(full_model))
     if depth != split.layers:
         raise ConfigError(f"plug-in: the model has {depth} layers and the split {split.layers}")

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from secagg_models import lora, text
-from tests.models.tiny import TINY
+from tests.models.tiny import SHAPE, TINY
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def tiny_model() -> Any:
 
 @pytest.fixture
 def adapter(tiny_model: Any) -> lora.Adapter:
-    return lora.draw_adapter(tiny_model, TINY.shape, seed=7)
+    return lora.draw_adapter(tiny_model, SHAPE, seed=7)
 
 
 @pytest.fixture

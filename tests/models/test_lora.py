@@ -12,7 +12,7 @@ import torch
 from secagg.errors import ConfigError, UsageError
 from secagg_models import arms, lora, train
 from secagg_models.flatten import flatten, layout_of, unflatten
-from tests.models.tiny import TINY
+from tests.models.tiny import SHAPE, TINY
 
 
 def _trained(model: Any, adapter: lora.Adapter, stream: Any, **changes: Any) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def _trained(model: Any, adapter: lora.Adapter, stream: Any, **changes: Any) -> 
 def test_the_drawn_a_has_orthonormal_rows_and_depends_on_the_seed_alone(
     tiny_model: Any, adapter: lora.Adapter
 ) -> None:
-    again = lora.draw_adapter(tiny_model, TINY.shape, seed=7)
-    other = lora.draw_adapter(tiny_model, TINY.shape, seed=8)
+    again = lora.draw_adapter(tiny_model, SHAPE, seed=7)
+    other = lora.draw_adapter(tiny_model, SHAPE, seed=8)
     for name, a in adapter.a.items():
         torch.testing.assert_close(a @ a.T, torch.eye(3), atol=1e-6, rtol=0)
         assert torch.equal(a, again.a[name])
@@ -206,7 +206,7 @@ def test_a_shape_that_the_model_cannot_have_is_refused(
     tiny_model: Any, shape: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        lora.draw_adapter(tiny_model, dataclasses.replace(TINY.shape, **shape), seed=1)
+        lora.draw_adapter(tiny_model, dataclasses.replace(SHAPE, **shape), seed=1)
 
 
 def test_simulated_rounds_use_the_tenants_own_function_and_improve_on_the_base(
@@ -232,3 +232,48 @@ def test_the_same_seed_gives_the_same_delta(
     )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rank": 0}, {"rank": 2.0}, {"scaling": 0.0}, {"scaling": float("inf")}, {"targets": ()},
+        {"targets": ("q_proj", "q_proj")}, {"layers": (1, 0)}, {"layers": (-1,)},
+        {"extra": ("head.weight", "head.bias")}, {"extra": ("x.lora_B.weight",)},
+    ],
+)  # fmt: skip
+def test_a_shape_that_is_none_is_refused_by_what_is_wrong(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"lora {next(iter(changes))}"):
+        dataclasses.replace(SHAPE, **changes)
+
+
+def test_a_layer_without_any_target_and_extra_tensors_that_are_not_there_are_refused(
+    tiny_model: Any,
+) -> None:
+    with pytest.raises(ConfigError, match=r"layers \['model.layers.2.'\]: no target"):
+        lora.draw_adapter(tiny_model, dataclasses.replace(SHAPE, layers=(0, 2)), seed=1)
+    with pytest.raises(ConfigError, match=r"missing \['head.weight'\]"):
+        lora.draw_adapter(tiny_model, dataclasses.replace(SHAPE, extra=("head.weight",)), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda a: {"b": {n: b[:-1] for n, b in a.b.items()}},
+            r"q_proj has \(16, 16\).*\(15, 16\)",
+        ),
+        (
+            lambda a: {
+                "shape": dataclasses.replace(a.shape, extra=("model.norm.weight",)),
+                "extra": {"model.norm.weight": torch.ones(7)},
+            },
+            r"model.norm.weight is \(16,\) in the model and \(7,\)",
+        ),
+    ],
+)
+def test_an_adapter_of_other_sizes_is_refused_by_name(
+    tiny_model: Any, adapter: lora.Adapter, change: Any, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        lora.attach(tiny_model, dataclasses.replace(adapter, **change(adapter)))

@@ -311,9 +311,10 @@ def test_a_split_of_another_depth_and_a_wrapped_model_are_refused() -> None:
     update = made.start("lora")
     with pytest.raises(ConfigError, match="5 layers and the split 6"):
         plug_in(made.full, update, Split(6, 1, (1, 3)))
-    wrapped = updates.attach(made.emulator, update)
-    with pytest.raises(ConfigError, match="wrapped by PEFT"):
-        plug_in(wrapped, update, made.split)
+    updates.attach(made.emulator, update)
+    for wrapped_kind in KINDS:
+        with pytest.raises(UsageError, match="in the model already"):
+            plug_in(made.emulator, pair("llama").start(wrapped_kind), Split(4, 1, (1, 2)))
 
 
 def test_a_classifiers_update_without_its_head_is_refused() -> None:

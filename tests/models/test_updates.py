@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, UsageError
 from secagg_models import lora, train, updates
 from secagg_models.base import model_digest
 from secagg_models.families import layer_prefix
@@ -297,3 +297,15 @@ def test_a_version_of_other_tensors_than_the_attached_ones_is_refused(kind: str)
     updates.refuse_foreign(attached, moved(start, 1))
     with pytest.raises(ConfigError):
         updates.refuse_foreign(attached, pair("opt").start(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_drawn_from_or_attached_to_a_model_that_has_an_adapter(kind: str) -> None:
+    """PEFT wraps in place: the names of the bare model are others then."""
+    made = pair("llama")
+    shape, start = made.shape(kind), made.start(kind)
+    updates.attach(made.emulator, made.start("lora"))
+    with pytest.raises(UsageError, match="in the model already"):
+        updates.start(made.emulator, shape, 1)
+    with pytest.raises(UsageError, match="in the model already"):
+        updates.attach(made.emulator, start)

@@ -11,7 +11,7 @@ from secagg.errors import ConfigError
 from secagg_models.edges import EdgesShape
 from secagg_models.lora import LoraShape
 from secagg_models.version import UpdateMeta
-from tests.models.tiny import TINY
+from tests.models.tiny import SHAPE, TINY
 
 LORA = LoraShape(3, 2.0, ("q_proj",), (0, 3), ("head.bias", "head.weight"))
 
@@ -20,7 +20,7 @@ def _meta(shape: LoraShape | EdgesShape) -> UpdateMeta:
     return UpdateMeta("ab" * 32, shape, TINY.stretch(0.1, 3, 3))
 
 
-@pytest.mark.parametrize("shape", [TINY.shape, LORA, EdgesShape((0, 3))])
+@pytest.mark.parametrize("shape", [SHAPE, LORA, EdgesShape((0, 3))])
 def test_a_manifest_is_read_back_exactly(shape: LoraShape | EdgesShape) -> None:
     meta = _meta(shape)
     written = json.loads(json.dumps(meta.to_json()))
@@ -28,7 +28,7 @@ def test_a_manifest_is_read_back_exactly(shape: LoraShape | EdgesShape) -> None:
 
 
 def test_an_adapter_of_the_whole_model_is_written_as_before_there_were_layers() -> None:
-    assert _meta(TINY.shape).to_json()["shape"].keys() == {"rank", "scaling", "targets"}
+    assert _meta(SHAPE).to_json()["shape"].keys() == {"rank", "scaling", "targets"}
 
 
 def test_the_kinds_have_files_of_their_own() -> None:

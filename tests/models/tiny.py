@@ -1,5 +1,6 @@
-"""The recipe of the tiny model that the tests train."""
+"""The recipe of the tiny model that the tests train, and LoRA in all of its layers."""
 
+from secagg_models.lora import LoraShape
 from secagg_models.recipe import Recipe
 
 TINY = Recipe(
@@ -13,3 +14,5 @@ TINY = Recipe(
     targets=("q_proj", "down_proj"),
     precision="float32",
 )
+
+SHAPE = LoraShape(TINY.rank, TINY.scaling, TINY.targets)
