@@ -6,9 +6,10 @@ outputs    train the emulator towards the outputs of the plugged-in model as wel
            attacker may query that.
 
 Recovery is (emulator - attacked) / (emulator - full) in held-out loss: 0 is the emulator, 1 the
-full model; below 0 the attack has made it worse, and the attacker keeps what it had. Tokens saved say what the package is worth to the attacker: how many tokens a model of
-the same architecture needs from scratch to reach the same loss, less the budget. Where the curve
-from scratch ends above that loss, the figure is a lower bound.
+full model; below 0 the attack has made it worse, and the attacker keeps what it had. Tokens saved
+say what the package is worth to the attacker: how many tokens a model of the same architecture
+needs from scratch to reach the same loss, less the budget. Where the curve from scratch ends above
+that loss, the figure is a lower bound.
 
 The attacker's text must share no file with the held-out text: the caller splits it so.
 """

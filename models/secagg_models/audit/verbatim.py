@@ -18,7 +18,7 @@ size is told beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,8 @@ How = Literal["identical", "plain", "aligned", "no"]
 class MatrixMatch:
     """A shipped middle matrix and the original that is most like it.
 
-    `layer` is the emulator's and `full_layer` the full model's; `cosine` is the best one found.
+    `layer` is the emulator's and `full_layer` the full model's; `cosine` is the best one found,
+    `verbatim_units` the largest share of units that are those of one original.
     """
 
     layer: int
@@ -131,14 +132,15 @@ def _match_layer(
         means.append(round(sum(plain.values()) / max(1, len(plain)), 5))
         for how, candidate in _candidates(found, original, threshold):
             for match in _compare(layer, number, how, candidate, original, threshold):
-                known = best.get(match.name)
-                if known is None or _strength(match) > _strength(known):
-                    best[match.name] = match
+                known = best.get(match.name, match)
+                stronger = match if _strength(match) > _strength(known) else known
+                units = max(match.verbatim_units, known.verbatim_units)
+                best[match.name] = replace(stronger, verbatim_units=units)
     return [best[name] for name in sorted(best)], tuple(means)
 
 
-def _strength(match: MatrixMatch) -> tuple[bool, float, float]:
-    return match.how == "identical", match.cosine, match.verbatim_units
+def _strength(match: MatrixMatch) -> tuple[bool, float]:
+    return match.how == "identical", match.cosine
 
 
 def _candidates(
