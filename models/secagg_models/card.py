@@ -7,8 +7,8 @@ add to it. The model reads windows of its context that start without any memory,
 the worse for that.
 
 Then what is lost when half of the middle layers are dropped uniformly, as an emulator without
-distillation would (Xiao, Lin, Han 2023): with `e` edge layers kept at each end and M in the middle,
-n = M / 2 of them stay, idx = round(i (M - 1) / (n - 1)). Prints JSON; writes nothing.
+distillation would (Xiao, Lin, Han 2023; `split`): with `e` edge layers kept at each end and M in
+the middle, n = M / 2 of them stay. Prints JSON; writes nothing.
 """
 
 from __future__ import annotations
@@ -23,33 +23,18 @@ from typing import Any
 
 import torch
 
-from secagg_models import text, train
+from secagg_models import families, text, train
 from secagg_models.base import SHIPPED, load_base
+from secagg_models.split import Split
 
 _EDGES = (1, 2, 3)
 _PRESET = 9 | lzma.PRESET_EXTREME
 
 
-def kept_layers(layers: int, edge: int, middle_kept: int) -> list[int]:
-    """Which layers stay when only `middle_kept` middle ones do; edges are whole."""
-    middle = layers - 2 * edge
-    if middle_kept == 1:
-        chosen = [(middle - 1) // 2]
-    else:
-        chosen = [round(i * (middle - 1) / (middle_kept - 1)) for i in range(middle_kept)]
-    return [*range(edge), *(edge + i for i in chosen), *range(layers - edge, layers)]
-
-
 def loss_with_layers(model: Any, kept: Sequence[int], windows: torch.Tensor) -> float:
     """Nats per byte with only these layers; the model is whole again afterwards."""
-    whole = model.model.layers
-    model.model.layers = torch.nn.ModuleList(whole[i] for i in kept)
-    model.config.num_hidden_layers = len(kept)
-    try:
+    with families.only_layers(model, kept):
         return loss_on(model, windows)
-    finally:
-        model.model.layers = whole
-        model.config.num_hidden_layers = len(whole)
 
 
 @torch.no_grad()
@@ -92,9 +77,9 @@ def measure(source: str) -> dict[str, Any]:
     sample = stream.held_out_windows(512, context)
     dropped = {}
     for edge in _EDGES:
-        kept = kept_layers(layers, edge, (layers - 2 * edge) // 2)
+        kept = Split.uniform(layers, edge, (layers - 2 * edge) // 2).full_layers
         dropped[f"{edge}-{layers - 2 * edge}-{edge}"] = {
-            "kept": kept,
+            "kept": list(kept),
             "nats_per_byte": loss_with_layers(base.model, kept, sample),
         }
     return {

@@ -158,11 +158,11 @@ def _check(layers: int, edge: int, keep: int) -> None:
     middle = layers - 2 * edge
     if edge < 1 or middle < 1:
         raise ConfigError(
-            f"--edge {edge}: a model of {layers} layers has no middle then; take 1 to "
+            f"edge = {edge}: a model of {layers} layers has no middle then; take 1 to "
             f"{(layers - 1) // 2}"
         )
     if not 1 <= keep <= middle:
         raise ConfigError(
-            f"--keep {keep}: there are {middle} middle layers between edges of {edge}; take 1 to "
+            f"keep = {keep}: there are {middle} middle layers between edges of {edge}; take 1 to "
             f"{middle}, and fewer than that if the emulator is to protect anything"
         )

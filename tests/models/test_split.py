@@ -63,8 +63,8 @@ def test_names_outside_the_layers_stay_and_layer_numbers_are_mapped() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "edge", "keep", "said"),
-    [(12, 0, 2, "--edge 0"), (12, 6, 1, "take 1 to 5"), (12, 2, 9, "8 middle layers"),
-     (12, 2, 0, "--keep 0"), (2, 1, 1, "no middle")],
+    [(12, 0, 2, "edge = 0"), (12, 6, 1, "take 1 to 5"), (12, 2, 9, "8 middle layers"),
+     (12, 2, 0, "keep = 0"), (2, 1, 1, "no middle")],
 )  # fmt: skip
 def test_edges_and_kept_layers_that_do_not_fit_are_refused_with_what_would(
     layers: int, edge: int, keep: int, said: str

@@ -208,8 +208,8 @@ def test_a_model_of_no_supported_family_is_refused_with_those_that_are(
 @pytest.mark.parametrize(
     ("more", "edge", "keep", "said"),
     [
-        ((), 3, 1, r"--edge 3: a model of 6 layers has no middle then; take 1 to 2"),
-        ((), 1, 5, r"--keep 5: there are 4 middle layers"),
+        ((), 3, 1, r"edge = 3: a model of 6 layers has no middle then; take 1 to 2"),
+        ((), 1, 5, r"keep = 5: there are 4 middle layers"),
         (("--context", "64"), 1, 2, r"--context 64: the model reads at most 32 tokens"),
         (("--lr", "0"), 1, 2, "lr"),
         (("--steps", "-1"), 1, 2, "steps = -1"),
