@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,16 @@ from secagg_owner.config import Config
 from secagg_wire.manifest import Manifest, Origin
 from tests.coordinator.federation import TENANTS, Enrolled, Federation, federation
 from tests.owner.test_owner_rounds import config_of, own
-from tests.tenant.running import AsyncExitStack, joined
 from tests.tenant.running import config_of as tenant_config
+from tests.tenant.running import joined
 
-TRAINING = {"steps": 3, "batch": 2, "context": 16, "lr": 0.05, "precision": "float32"}
+TRAINING: dict[str, Any] = {
+    "steps": 3,
+    "batch": 2,
+    "context": 16,
+    "lr": 0.05,
+    "precision": "float32",
+}
 
 
 @pytest.fixture(scope="module")
