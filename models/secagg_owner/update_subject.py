@@ -80,7 +80,7 @@ class UpdateSubject:
         if configured != "auto":
             return configured
         update, model = self.current, self.trained_model()
-        train.train_update(model, update, [self.stream("train")], self._meta.training)
+        train.train_update(model, update, [self._stream("train")], self._meta.training)
         delta = updates.delta_of(updates.state(model, update), update)
         largest = float(np.abs(flatten(delta, updates.delta_layout(update))).max())
         if not largest > 0:
@@ -137,18 +137,21 @@ class UpdateSubject:
         """Nats per byte of a model on the owner's own held-out text."""
         training = self._config.training
         return train.evaluate(
-            model, self.stream("validation"), context=training.context,
+            model, self._held_out, context=training.context,
             max_windows=self._config.text.windows, precision=training.precision,
         )  # fmt: skip
-
-    def stream(self, part: Split) -> TokenStream:
-        """The owner's own text."""
-        return encode(_NAME, self._corpus.part(part), self.base.tokenizer)
 
     @cached_property
     def base(self) -> Base:
         """What tenants train."""
         return self._load()
+
+    @cached_property
+    def _held_out(self) -> TokenStream:
+        return self._stream("validation")
+
+    def _stream(self, part: Split) -> TokenStream:
+        return encode(_NAME, self._corpus.part(part), self.base.tokenizer)
 
     @cached_property
     def _start(self) -> updates.Update:

@@ -227,6 +227,35 @@ def test_a_rollback_restores_bit_for_bit_and_rounds_go_on_from_it_in_other_proce
         assert float((last[name] - tensor).abs().max()) < 1e-3, name
 
 
+def test_an_owner_that_was_killed_before_it_noted_its_round_makes_the_same_version_again(
+    enrolled: Enrolled, tmp_path: Path, full: Path, emulator: Path, texts: Path
+) -> None:
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running, AsyncExitStack() as stack:
+            await all_edge_tenants(stack, running, tmp_path, emulator, texts)
+            config = owner_config(running, tmp_path, full, emulator, texts, kind="lora")
+            await own(config, rounds=1)
+            (_, kept), files = lineage(tmp_path), OwnerFiles(tmp_path / "owner")
+            # The sum is in the registry and the state is of before.
+            files.change(rounds_done=0, in_flight=1, model=1, origin=None, version=1)
+            await own(config, rounds=1)
+            (_, again) = lineage(tmp_path)
+            assert again == replace(kept, created_at=again.created_at)
+            assert files.read_state().model == 2
+            assert len(await published_versions(config)) == 2
+
+    asyncio.run(scenario())
+
+
+async def published_versions(config: Config) -> list[int]:
+    log = EventLog(level="debug", stream=io.StringIO())
+    connection = OwnerConnection(config.coordinator, KeyFiles(config.keys), log)
+    try:
+        return [found.version for found in await connection.versions()]
+    finally:
+        await connection.close()
+
+
 async def roll_back(config: Config, number: int) -> Entry:
     log = EventLog(level="debug", stream=io.StringIO())
     connection = OwnerConnection(config.coordinator, KeyFiles(config.keys), log)
