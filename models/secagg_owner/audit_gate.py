@@ -40,7 +40,7 @@ _FORMAT: Final = "secagg-audit/1"
 class Passage:
     """How a package passed: clean, or forced past the clauses that refused it.
 
-    Digests in hex.
+    Digests in hex; `audit_sha256` is empty where there was no audit of this package.
     """
 
     manifest_digest: str
@@ -83,27 +83,29 @@ def require_audit(
     `data` is the owner's data directory. With `owner_key`, the audit has to be signed by it.
 
     Raises:
-        ConfigError: the package has no audit (no reason helps there); a clause refuses it and no
-            reason was given to force it; or the reason is empty.
+        ConfigError: the package has no audit, or a clause refuses it, and no reason was given to
+            force it; or the reason is empty.
     """
     if force_reason is not None and not force_reason.strip():
         raise ConfigError("forcing a package past its audit needs a reason that is not empty")
     wanted = manifest_digest.hex()
     audit_bytes = _read_bytes(folder / AUDIT_FILE)
-    audit = _audit_of(folder, audit_bytes, wanted)
-    refusals = _unsigned(folder, audit, owner_key)
-    refusals += _judge(audit, policy, read_releases(data / RELEASES_FILE), wanted)
+    audit, refusals = _own_audit(folder, audit_bytes, wanted)
+    if audit is not None:
+        refusals += _unsigned(folder, audit, owner_key)
+        refusals += _judge(audit, policy, read_releases(data / RELEASES_FILE), wanted)
     passage = Passage(
         wanted,
-        sha256(audit_bytes or b"").hex(),
+        "" if audit is None else sha256(audit_bytes or b"").hex(),
         tuple(refusal.clause for refusal in refusals),
         force_reason.strip() if refusals and force_reason else "",
     )
     if refusals and not force_reason:
         raise ConfigError(_message(folder, refusals))
+    released = _unaudited(folder, wanted) if audit is None else audit["released"]
     if refusals:
         _append(data / FORCED_FILE, passage.to_json() | {"at": round(time.time(), 3)})
-    _remember(data / RELEASES_FILE, audit["released"], wanted)
+    _remember(data / RELEASES_FILE, released, wanted)
     return passage
 
 
@@ -117,17 +119,30 @@ def _message(folder: Path, refusals: Sequence[_Refusal]) -> str:
     )
 
 
-def _audit_of(folder: Path, data: bytes | None, wanted: str) -> dict[str, Any]:
-    """The package's own audit. None other can be forced: the release log is made from it."""
-    command = f"run `secagg owner audit {folder} --full MODEL` (--weights-only takes seconds)"
+def _own_audit(
+    folder: Path, data: bytes | None, wanted: str
+) -> tuple[dict[str, Any] | None, list[_Refusal]]:
+    command = f"run `secagg owner audit {folder} --full MODEL`"
     if data is None:
-        raise ConfigError(f"package {folder} may not leave: it was never audited; {command}")
+        return None, [_Refusal("audit.missing", f"it was never audited; {command}")]
     audit = decode_audit(data, str(folder / AUDIT_FILE))
     if audit.get("manifest_digest") != wanted:
-        raise ConfigError(
-            f"package {folder} may not leave: its audit is of another package; {command}"
-        )
-    return audit
+        return None, [_Refusal("audit.package", f"its audit is of another package; {command}")]
+    return audit, []
+
+
+def _unaudited(folder: Path, wanted: str) -> dict[str, Any]:
+    """What the log keeps of a package that was forced without an audit: its layers at least."""
+    from secagg_models.audit.release import Release
+    from secagg_models.split import Split
+    from secagg_wire.manifest import Manifest
+
+    manifest = Manifest.decode(_read_bytes(folder / "manifest.json") or b"")
+    if manifest.digest.hex() != wanted:
+        raise ConfigError(f"the manifest in {folder} is not the one that is to leave")
+    split = Split.from_json(manifest.meta.get("split"))
+    full_digest = str(manifest.meta.get("full_digest", ""))
+    return Release(wanted, full_digest, "", split, 0, 0, {}, {}).to_json()
 
 
 def _unsigned(folder: Path, audit: Mapping[str, Any], owner_key: bytes | None) -> list[_Refusal]:

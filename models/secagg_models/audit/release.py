@@ -30,7 +30,9 @@ class Release:
 
     `cosines` has the best cosine of every shipped middle matrix, by "layer.name" of the full model
     as the split pairs them; `verbatim` has the parameters of originals that can be read off, by
-    the same names, edge layers aside.
+    the same names, edge layers aside. A package that was forced past the gate without an audit has
+    neither, nor a layout digest: it is taken for the same model where the depth is the same, and
+    for further from the originals than anything that was measured.
     """
 
     manifest_digest: str
@@ -129,7 +131,7 @@ def audit_release(
     """
     known = {release.manifest_digest: release for release in earlier}
     known.pop(current.manifest_digest, None)
-    related = [r for r in known.values() if r.layout_digest == current.layout_digest]
+    related = [release for release in known.values() if _same_model(release, current)]
     same = [r for r in related if r.split == current.split]
     closer = [r.manifest_digest for r in same if _closer(current.cosines, r.cosines, closer_by)]
     if full is not None and emulators is not None:
@@ -145,6 +147,12 @@ def audit_release(
         closer=tuple(sorted(set(closer))),
         subsets=tuple((r.manifest_digest, r.split.full_layers) for r in everything),
     )
+
+
+def _same_model(release: Release, current: Release) -> bool:
+    if not release.layout_digest:
+        return release.split.layers == current.split.layers
+    return release.layout_digest == current.layout_digest
 
 
 def _closer(now: Mapping[str, float], before: Mapping[str, float], by: float) -> bool:
@@ -200,7 +208,7 @@ def _shown(releases: Sequence[Release]) -> int:
         for release in releases
         for layer in release.split.edge_layers
     }
-    widest = max(releases, key=lambda release: release.split.edge)
+    edge_parameters = max(release.edge_parameters for release in releases)
     verbatim: dict[str, int] = {}
     for release in releases:
         verbatim |= {
@@ -208,4 +216,4 @@ def _shown(releases: Sequence[Release]) -> int:
             for name, size in release.verbatim.items()
             if int(name.partition(".")[0]) not in edges
         }
-    return widest.edge_parameters + sum(verbatim.values())
+    return edge_parameters + sum(verbatim.values())
