@@ -23,7 +23,7 @@ from secagg_models.split import Split
 from secagg_wire.signed_manifest import SignedFolder, read_signed_folder, write_signed_folder
 
 # The audit may lie in the package's folder at the owner; it is not part of what leaves.
-BESIDE: Final = frozenset({"audit.json", "audit.html"})
+BESIDE: Final = frozenset({"audit.json", "report.html"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -245,3 +245,14 @@ def test_only_an_owner_signs(emulate: Emulate, tmp_path: Path) -> None:
 def test_signing_is_never_forgotten_silently(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         cli.main(["emulate", str(model), "--keep", "1", "--out", str(tmp_path / "e")])
+
+
+def test_an_audit_may_lie_in_the_owners_folder_and_nothing_else_may(
+    emulate: Emulate, tmp_path: Path
+) -> None:
+    emulate("--steps", "0")
+    (tmp_path / "emulator" / "audit.json").write_text("{}")
+    read_emulator_package(tmp_path / "emulator")
+    (tmp_path / "emulator" / "notes.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"notes\.json"):
+        read_emulator_package(tmp_path / "emulator")
