@@ -309,3 +309,17 @@ def test_nothing_is_drawn_from_or_attached_to_a_model_that_has_an_adapter(kind: 
         updates.start(made.emulator, shape, 1)
     with pytest.raises(UsageError, match="in the model already"):
         updates.attach(made.emulator, start)
+
+
+def test_set_adapter_makes_a_trainable_beside_a_head_too_and_installing_mends_it() -> None:
+    made = pair("classifier")
+    start = made.start("lora")
+    attached = updates.attach(made.emulator, start)
+    optimizer = torch.optim.AdamW(updates.trained_parameters(attached, start))
+    wanted = {n for n, p in attached.named_parameters() if p.requires_grad}
+    attached.set_adapter("default")
+    with pytest.raises(UsageError, match=r"lora_A.* is being trained"):
+        updates.check_frozen(attached, start, optimizer)
+    updates.install(attached, moved(start, 1))
+    assert {n for n, p in attached.named_parameters() if p.requires_grad} == wanted
+    assert {n.rpartition(".head.")[2] for n in wanted if ".head." in n} == {"bias", "weight"}
