@@ -1,6 +1,7 @@
 """A manifest has one encoding, names plain files, and has no place for what runs when loaded."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secagg.errors import ConfigError
-from secagg_wire.manifest import FORMAT, FileEntry, Manifest, Origin
+from secagg_wire.manifest import FORMAT, FileEntry, Manifest, Origin, Rollback
 
 FILES = {"b.json": b"{}", "a.safetensors": b"abc"}
 
@@ -103,5 +104,29 @@ def test_a_version_made_from_a_sum_names_its_round_in_its_digest() -> None:
 )  # fmt: skip
 def test_a_spoilt_origin_is_refused(origin: Any) -> None:
     value = json.loads(Manifest.of(FILES, origin=ORIGIN).encode()) | {"origin": origin}
+    with pytest.raises(ConfigError):
+        Manifest.decode(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+ROLLBACK = Rollback(restores=b"\4" * 32, undoes=b"\5" * 32)
+
+
+def test_a_version_that_goes_back_names_both_versions_in_its_digest() -> None:
+    manifest = Manifest.of(FILES, origin=ORIGIN)
+    back = replace(manifest, rollback=ROLLBACK)
+    assert Manifest.decode(back.encode()) == back
+    assert Manifest.decode(manifest.encode()).rollback is None
+    assert back.digest != manifest.digest
+    with pytest.raises(ConfigError, match="two versions"):
+        Rollback(b"\4" * 32, b"\4" * 32)
+
+
+@pytest.mark.parametrize(
+    "rollback",
+    [None, {}, [], "x", {**ROLLBACK.to_json(), "more": "00" * 32}, {"restores": "00" * 32},
+     {**ROLLBACK.to_json(), "undoes": "04" * 32}, {**ROLLBACK.to_json(), "undoes": 7}],
+)  # fmt: skip
+def test_a_spoilt_rollback_is_refused(rollback: Any) -> None:
+    value = json.loads(Manifest.of(FILES).encode()) | {"rollback": rollback}
     with pytest.raises(ConfigError):
         Manifest.decode(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
