@@ -1,105 +1,151 @@
 """A process that trains and measures comparison arms: jobs in on stdin, results out on stdout.
 
-One JSON object a line each way. A job says where its adapter comes from (the start, a file, the
-owner's step over files, or training), whether to keep it, and on whose held-out text to measure it:
+One JSON object a line each way. A job says which model is tuned (the emulator's edge layers, or all
+layers of the full model), where its update comes from (the start, a file, the owner's step over
+files, or training), whether to keep it, and in which models to measure it on whose held-out text:
 
-    {"job": "local:sympy", "from": {"train": ["sympy"], "rate": 0.01, "steps": 48},
-     "save": "arms/local-sympy.safetensors", "split": "test", "on": ["sympy", "networkx"]}
+    {"job": "local sympy", "tunes": "emulator", "keep": "arms/local-sympy.safetensors",
+     "from": {"train": ["sympy"], "first_step": 0, "steps": 72, "start": null},
+     "measure": ["plug_in", "emulator"], "on": ["sympy", "networkx"]}
 
-The arms themselves are `secagg_models.arms`, the same functions whose federated part the tenants
-run. This process sees every tenant's text, which no party of the federation does: it exists for
-the comparison alone.
+Training is `secagg_models.arms`, the same functions whose federated part the tenants run. This
+process sees the full model and every tenant's text, which no party of the federation does: it
+exists for the comparison alone.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from secagg_models import arms, updates
-from secagg_models.base import Base, load_base
+from secagg_models import arms, train, updates
+from secagg_models.edges import EdgesShape
+from secagg_models.families import layers_of
+from secagg_models.package import load_full_model, read_package
+from secagg_models.plug_in import plugged_in
 from secagg_models.recipe import Recipe
 from secagg_models.text import Corpus, Split, TokenStream, corpus_of_folder, encode
 from secagg_models.updates import Update
+from secagg_wire.signed_manifest import read_signed_folder
 
 _NICENESS = 5
 
 
+class Tuned:
+    """A model with an update attached, and the update from which all arms of it start."""
+
+    def __init__(self, model: Any, shape: updates.UpdateShape, seed: int, lr: float) -> None:
+        self.start: Update = updates.start(model, shape, seed)
+        self.lr = lr
+        self.model = updates.attach(model, self.start)
+
+    def load(self, path: str) -> Update:
+        """An update of this shape, from a file."""
+        return updates.load(Path(path).read_bytes(), self.start.shape)
+
+
 class Worker:
-    """A loaded base with one attached adapter, and everybody's text, encoded when first needed."""
+    """The full model, the emulator, and everybody's text, encoded when first needed."""
 
     def __init__(self, setting: dict[str, Any]) -> None:
-        self._recipe = read_recipe(setting["recipe"])
+        self._recipe = recipe = read_recipe(setting["recipe"])
         self._texts = {name: Path(folder) for name, folder in setting["texts"].items()}
         self._corpora: dict[str, Corpus] = {}
         self._streams: dict[tuple[str, Split], TokenStream] = {}
-        self._base: Base = load_base(setting["base"])
-        self._start = updates.start(
-            self._base.model, self._recipe.shape, int(setting["adapter_seed"])
-        )
-        self._model = updates.attach(self._base.model, self._start)
+        full = load_full_model(setting["full"])
+        package = read_signed_folder(Path(setting["emulator"]), None, None, beside={"audit.json"})
+        emulator = read_package(package.folder, package.names, package.manifest.meta)
+        self._split = emulator.meta.split
+        self._tokenizer = full.tokenizer
+        self._full = full.model
+        everything = EdgesShape(tuple(range(len(layers_of(full.model)))), embeddings=True)
+        seed = int(setting["update_seed"])
+        self._tuned = {
+            "emulator": Tuned(emulator.model, recipe.shape(self._split), seed, recipe.lr),
+            "full": Tuned(copy.deepcopy(full.model), everything, seed, recipe.full_lr),
+        }
 
-    @property
-    def base_digest(self) -> str:
-        """What tenants pin."""
-        return self._base.digest
-
-    def run(self, job: dict[str, Any]) -> dict[str, float]:
-        """Do one job; the loss on each tenant's text, nats per byte."""
-        adapter = self._adapter(job)
-        if path := job.get("save"):
+    def run(self, job: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """Do one job; by what was measured, the loss on each tenant's text, nats per byte."""
+        tuned = self._tuned[job["tunes"]]
+        update = self._update(job, tuned)
+        if path := job.get("keep"):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_bytes(updates.save(adapter))
-        losses = {}
-        for place, tenant in enumerate(job["on"]):
-            say("measuring", job=job["job"], done=place, of=len(job["on"]))
-            losses[tenant] = self._loss(adapter, tenant, job["split"])
-        return losses
+            Path(path).write_bytes(updates.save(update))
+        return {what: self._losses(job, what, tuned, update) for what in job["measure"]}
 
-    def _adapter(self, job: dict[str, Any]) -> Update:
+    def _update(self, job: dict[str, Any], tuned: Tuned) -> Update:
         match job["from"]:
             case "start":
-                return self._start
+                return tuned.start
             case {"file": path}:
-                return self._load(path)
-            case {"mean": paths}:
-                return self._owners_step([self._load(path) for path in paths])
-            case {"train": tenants, "rate": rate, "steps": steps}:
-                return self._train(job["job"], tenants, rate, steps)
+                return tuned.load(path)
+            case {"mean": paths, "start": start}:
+                return self._owners_step(tuned, start, paths)
+            case {"train": tenants, "first_step": first, "steps": steps, "start": start}:
+                return self._train(job["job"], tuned, tenants, start, first, steps)
             case other:
                 raise ValueError(f"a job cannot begin from {other!r}")
 
-    def _owners_step(self, adapters: Sequence[Update]) -> Update:
-        """What the owner makes of one round in which tenants learnt these adapters."""
-        deltas = [updates.delta_of(adapter.trained, self._start) for adapter in adapters]
+    def _owners_step(self, tuned: Tuned, start: str | None, paths: Sequence[str]) -> Update:
+        """What the owner makes of one round in which tenants learnt these updates."""
+        began = tuned.start if start is None else tuned.load(start)
+        deltas = [updates.delta_of(tuned.load(path).trained, began) for path in paths]
         mean = arms.plain_mean(deltas, [1.0] * len(deltas))
-        return updates.next_round(self._start, mean, self._recipe.server_rate)
+        return updates.next_round(began, mean, self._recipe.server_rate)
 
-    def _train(self, job: str, tenants: Sequence[str], rate: float, steps: int) -> Update:
+    def _train(
+        self, job: str, tuned: Tuned, tenants: Sequence[str], start: str | None, first: int,
+        steps: int,
+    ) -> Update:  # fmt: skip
+        began = tuned.start if start is None else tuned.load(start)
         streams = [self._stream(tenant, "train") for tenant in tenants]
-        return arms.centralised(
-            self._model, self._start, streams, self._recipe, rate, steps,
+        config = self._recipe.stretch(tuned.lr, first, steps)
+        train.train_update(
+            tuned.model, began, streams, config,
             lambda done, of, loss: say("training", job=job, done=done, of=of),
         )  # fmt: skip
+        return updates.add_delta(began, updates.delta_of(updates.state(tuned.model, began), began))
 
-    def _loss(self, adapter: Update, tenant: str, split: Split) -> float:
+    def _losses(
+        self, job: dict[str, Any], what: str, tuned: Tuned, update: Update
+    ) -> dict[str, float]:
+        losses = {}
+        with self._measured(what, tuned, update) as model:
+            for place, tenant in enumerate(job["on"]):
+                say("measuring", job=job["job"], done=place, of=len(job["on"]))
+                losses[tenant] = self._loss(model, tenant)
+        return losses
+
+    @contextmanager
+    def _measured(self, what: str, tuned: Tuned, update: Update) -> Iterator[Any]:
+        """The model to measure: the full one with the update plugged in, or the tuned one."""
+        if what == "plug_in":
+            with plugged_in(self._full, update, self._split) as model:
+                yield model
+        else:
+            updates.install(tuned.model, update)
+            yield tuned.model
+
+    def _loss(self, model: Any, tenant: str) -> float:
         recipe = self._recipe
-        windows = recipe.test_windows if split == "test" else recipe.validation_windows
-        return arms.loss_with(self._model, adapter, self._stream(tenant, split), recipe, windows)
-
-    def _load(self, path: str) -> Update:
-        return updates.load(Path(path).read_bytes(), self._recipe.shape)
+        return train.evaluate(
+            model, self._stream(tenant, "test"), context=recipe.context,
+            max_windows=recipe.test_windows, precision=recipe.precision,
+        )  # fmt: skip
 
     def _stream(self, tenant: str, split: Split) -> TokenStream:
         if tenant not in self._corpora:
             self._corpora[tenant] = corpus_of_folder(self._texts[tenant], name=tenant)
         if (tenant, split) not in self._streams:
             files = self._corpora[tenant].part(split)
-            self._streams[tenant, split] = encode(tenant, files, self._base.tokenizer)
+            self._streams[tenant, split] = encode(tenant, files, self._tokenizer)
         return self._streams[tenant, split]
 
 
@@ -118,7 +164,7 @@ def serve(lines: Iterable[str]) -> None:
     """First line: the setting. Every further line: a job."""
     source = iter(lines)
     worker = Worker(json.loads(next(source)))
-    say("ready", base_digest=worker.base_digest)
+    say("ready")
     for line in source:
         job = json.loads(line)
         say("job done", job=job["job"], losses=worker.run(job))

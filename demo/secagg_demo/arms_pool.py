@@ -28,19 +28,21 @@ class Job:
     """What `arm_worker` is asked to do."""
 
     name: str
+    tunes: str
     origin: object
-    split: str
+    measure: tuple[str, ...]
     on: tuple[str, ...]
-    save: Path | None = None
+    keep: Path | None = None
 
     def line(self) -> dict[str, object]:
         """The JSON that the worker reads."""
         return {
             "job": self.name,
+            "tunes": self.tunes,
             "from": self.origin,
-            "split": self.split,
+            "measure": list(self.measure),
             "on": list(self.on),
-            "save": None if self.save is None else str(self.save),
+            "keep": None if self.keep is None else str(self.keep),
         }
 
 
@@ -57,18 +59,17 @@ class ArmsPool:
     size: int = POOL_SIZE
     _idle: asyncio.Queue[Child] = field(default_factory=asyncio.Queue)
 
-    async def start(self) -> str:
-        """Start the workers; the base's digest, as soon as one has loaded it."""
+    async def start(self) -> None:
+        """Start the workers; returns when they have loaded the models."""
         command = [sys.executable, "-m", "secagg_demo.arm_worker"]
         for number in range(1, self.size + 1):
             worker = await self.children.start(f"arms-{number}", command, self.environment)
             await worker.send(self.setting)
             self._idle.put_nowait(worker)
-        ready = await worker.wait_for("ready", deadline_s=_START_S)
-        return str(ready.fields["base_digest"])
+        await worker.wait_for("ready", deadline_s=_START_S)
 
-    async def run(self, job: Job) -> Losses:
-        """Do a job on the next worker that is free; the loss per tenant's text.
+    async def run(self, job: Job) -> Mapping[str, Losses]:
+        """Do a job on the next worker that is free; by measurement, the loss per tenant's text.
 
         Raises:
             ProcessFailed: the worker died, or was silent for too long.
@@ -80,7 +81,7 @@ class ArmsPool:
             done = await worker.wait_for(
                 "job done", deadline_s=_JOB_S, where=lambda f: f["job"] == job.name, after=seen
             )
-            losses: Losses = done.fields["losses"]
+            losses: Mapping[str, Losses] = done.fields["losses"]
             return losses
         finally:
             self._idle.put_nowait(worker)
@@ -98,8 +99,7 @@ def listen(narrator: Narrator, journal: Journal, child: Child, event: Event) -> 
     fields: Mapping[str, Any] = event.fields
     match event.name:
         case "training" | "measuring":
-            kind = "pilots" if fields["job"].startswith("pilot") else "comparison"
-            journal.begin(child.name, kind, event.at)
+            journal.begin(child.name, "comparison", event.at)
             text = f"{event.name} {fields['job']}"
             narrator.show(child.name, text, fields["done"], fields["of"])
         case "job done":

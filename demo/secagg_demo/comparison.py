@@ -1,50 +1,38 @@
-"""The comparison: which learning rate each arm gets, and what each arm reaches on held-out text.
+"""The comparison: the five rows of Offsite-Tuning, beside local-only and centralised training.
 
-Arms, all from one start, with the same trainable parameters, optimiser, schedule and number of
-sequential optimiser steps:
+    full zero-shot        the owner's model, as it is
+    emulator zero-shot    what tenants are given, as it is
+    full fine-tuned       every layer of the full model, tuned in the same rounds by the same
+                          tenants, plain means: what giving the model away would have bought
+    emulator fine-tuned   the federation's update in the emulator: what tenants could keep
+    plug-in               the federation's update in the full model: what the federation made
 
-    base          no adapter
-    local only    each tenant alone on its own text
-    federated     what the tenant processes and the protocol made (measured here, trained there)
-    centralised   everybody's text in one place, N windows where a tenant has one
+    local only            each tenant alone tunes the emulator's edges, plugged in
+    centralised           everybody's text in one place tunes them, N windows where a tenant has
+                          one, plugged in
 
-Learning rates: each arm takes the best of one grid, by mean loss on validation text after a pilot,
-the first `pilot_steps` steps of that arm's own training. The federated arm's pilot is one round of
-that length: the mean of what the local pilots learnt. Real tenants have no place where everybody's
-validation text meets; an owner would choose by what tenants report, or on text of its own.
+All arms have the same schedule, the same number of sequential optimiser steps and the same windows;
+in a round in which a tenant is killed, full fine-tuning does without it too. The federation's rows
+are measured here and were trained by the tenant processes under the protocol. Test text is read
+only to measure, never to choose.
 
-Test text is read only to measure, never to choose.
+A full model that everybody may hold exists in this comparison alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
 from secagg_demo.arms_pool import ArmsPool, Job, Losses
 from secagg_models.recipe import Recipe
 
-ARMS = ("local_only", "federated", "centralised")
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """The chosen learning rate by arm, and the validation losses behind the choice."""
-
-    pilot_steps: int
-    grid: tuple[float, ...]
-    validation: Mapping[str, tuple[float, ...]]
-    """By arm: mean validation loss at each rate of the grid."""
-
-    @property
-    def chosen(self) -> dict[str, float]:
-        """The rate with the lowest validation loss, by arm."""
-        return {
-            arm: self.grid[losses.index(min(losses))] for arm, losses in self.validation.items()
-        }
+FIVE_ROWS = (
+    "full_zero_shot", "emulator_zero_shot", "full_fine_tuned", "emulator_fine_tuned", "plug_in",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +40,13 @@ class TenantResult:
     """One tenant's held-out losses, nats per byte; `local_only_on_all` is on everybody's text."""
 
     tenant: str
-    base: float
+    full_zero_shot: float
+    emulator_zero_shot: float
+    full_fine_tuned: float
+    emulator_fine_tuned: float
+    plug_in: float
     local_only: float
     local_only_on_all: float
-    federated: float
     centralised: float
 
 
@@ -63,110 +54,146 @@ class TenantResult:
 class Comparison:
     """What the report tells about training."""
 
-    rates: Rates
     results: tuple[TenantResult, ...]
-    federated_by_round: tuple[Losses, ...]
-    """Test losses of the base and after each round, by tenant."""
+    plug_in_by_round: tuple[Losses, ...]
+    """Test losses of the full model as it was and after each round's plug-in, by tenant."""
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Every arm's mean over the tenants."""
+        arms = [field.name for field in fields(TenantResult) if field.name != "tenant"]
+        return {arm: fmean(getattr(result, arm) for result in self.results) for arm in arms}
+
+    @property
+    def five_rows(self) -> dict[str, float]:
+        """The five rows, mean over tenants."""
+        return {row: self.means[row] for row in FIVE_ROWS}
 
     @property
     def recovered(self) -> float:
-        """What share of centralised's mean gain over the base the federated adapter reaches."""
-        federated = fmean(result.base - result.federated for result in self.results)
-        centralised = fmean(result.base - result.centralised for result in self.results)
-        return federated / centralised
+        """What share of centralised's mean gain over the full model the plug-in reaches."""
+        return self._share_of("centralised")
+
+    @property
+    def recovered_of_full(self) -> float:
+        """The same of full fine-tuning's."""
+        return self._share_of("full_fine_tuned")
+
+    @property
+    def protects(self) -> bool:
+        """Whether the plug-in is better than the full model was and than the tuned emulator."""
+        means = self.means
+        return means["plug_in"] < min(means["full_zero_shot"], means["emulator_fine_tuned"])
+
+    def _share_of(self, arm: str) -> float:
+        means = self.means
+        return (means["full_zero_shot"] - means["plug_in"]) / (means["full_zero_shot"] - means[arm])
 
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """The jobs behind a comparison of these tenants under this recipe."""
+    """The jobs behind a comparison of these tenants under this recipe.
+
+    `survivors` says who stays in each round, so that full fine-tuning loses whom the federation
+    loses.
+    """
 
     pool: ArmsPool
     recipe: Recipe
     tenants: tuple[str, ...]
+    survivors: tuple[tuple[str, ...], ...]
     folder: Path
-    pilot_steps: int
 
-    async def choose_rates(self) -> Rates:
-        """Pilots of all arms over the grid; the longest jobs first, so that no worker idles."""
-        grid = self.recipe.rate_grid
-        central, local = await asyncio.gather(
-            asyncio.gather(*(self._pilot("centralised", self.tenants, rate) for rate in grid)),
-            asyncio.gather(*(self._local_pilots(rate) for rate in grid)),
-        )
-        federated = await asyncio.gather(*(self._federated_pilot(rate) for rate in grid))
-        return Rates(
-            self.pilot_steps,
-            grid,
-            {
-                "local_only": tuple(local),
-                "federated": tuple(federated),
-                "centralised": tuple(central),
-            },
-        )
-
-    async def train_and_measure(
-        self, rates: Rates, adapters: Sequence[asyncio.Future[Path]]
-    ) -> Comparison:
-        """All arms but the federated one are trained here; that one comes as a file per round."""
-        chosen = rates.chosen
+    async def train_and_measure(self, versions: Sequence[asyncio.Future[Path]]) -> Comparison:
+        """All arms but the federation's are trained here; that comes as a file for each round."""
         # The longest job first, so that no worker idles at the end.
         jobs = [
-            asyncio.ensure_future(self._centralised(chosen["centralised"])),
-            asyncio.ensure_future(self.pool.run(Job("base", "start", "test", self.tenants))),
-            *(asyncio.ensure_future(self._local(t, chosen["local_only"])) for t in self.tenants),
+            asyncio.ensure_future(job)
+            for job in (
+                self._tuned("centralised", self.tenants),
+                self._full_fine_tuned(),
+                self._zero_shot(),
+                *(self._tuned(f"local {tenant}", (tenant,)) for tenant in self.tenants),
+            )
         ]
         try:
-            rounds = await self._federated(adapters)
-            central, base, *local = await asyncio.gather(*jobs)
+            federated = await self._federated(versions)
+            central, full, zero, *local = await asyncio.gather(*jobs)
         finally:
             for job in jobs:
                 job.cancel()
         results = tuple(
             TenantResult(
                 tenant=tenant,
-                base=base[tenant],
-                local_only=own[tenant],
-                local_only_on_all=fmean(own.values()),
-                federated=rounds[-1][tenant],
-                centralised=central[tenant],
+                full_zero_shot=zero["plug_in"][tenant],
+                emulator_zero_shot=zero["emulator"][tenant],
+                full_fine_tuned=full["full"][tenant],
+                emulator_fine_tuned=federated[-1]["emulator"][tenant],
+                plug_in=federated[-1]["plug_in"][tenant],
+                local_only=own["plug_in"][tenant],
+                local_only_on_all=fmean(own["plug_in"].values()),
+                centralised=central["plug_in"][tenant],
             )
             for tenant, own in zip(self.tenants, local, strict=True)
         )
-        return Comparison(rates, results, (base, *rounds))
+        return Comparison(results, (zero["plug_in"], *(one["plug_in"] for one in federated)))
 
-    async def _local_pilots(self, rate: float) -> float:
-        return fmean(
-            await asyncio.gather(*(self._pilot(f"local {t}", (t,), rate) for t in self.tenants))
-        )
+    async def _zero_shot(self) -> Mapping[str, Losses]:
+        return await self._run("zero-shot", "emulator", "start", ("plug_in", "emulator"))
 
-    async def _pilot(self, arm: str, tenants: tuple[str, ...], rate: float) -> float:
-        path = self._pilot_file(arm, rate)
-        origin = {"train": list(tenants), "rate": rate, "steps": self.pilot_steps}
-        job = Job(f"pilot {arm} at {rate:g}", origin, "validation", tenants, path)
-        return fmean((await self.pool.run(job)).values())
+    async def _tuned(self, name: str, tenants: tuple[str, ...]) -> Mapping[str, Losses]:
+        origin = self._training(tenants, 0, self.recipe.total_steps, None)
+        return await self._run(name, "emulator", origin, ("plug_in",), self._file(name))
 
-    async def _federated_pilot(self, rate: float) -> float:
-        paths = [str(self._pilot_file(f"local {tenant}", rate)) for tenant in self.tenants]
-        job = Job(f"pilot federated at {rate:g}", {"mean": paths}, "validation", self.tenants)
-        return fmean((await self.pool.run(job)).values())
-
-    async def _centralised(self, rate: float) -> Losses:
-        origin = {"train": list(self.tenants), "rate": rate, "steps": self.recipe.total_steps}
-        path = self.folder / "centralised.safetensors"
-        return await self.pool.run(Job("centralised", origin, "test", self.tenants, path))
-
-    async def _local(self, tenant: str, rate: float) -> Losses:
-        origin = {"train": [tenant], "rate": rate, "steps": self.recipe.total_steps}
-        path = self.folder / f"local-{tenant}.safetensors"
-        return await self.pool.run(Job(f"local {tenant}", origin, "test", self.tenants, path))
-
-    async def _federated(self, adapters: Sequence[asyncio.Future[Path]]) -> list[Losses]:
-        return [
-            await self.pool.run(
-                Job(f"federated, round {number}", {"file": str(await path)}, "test", self.tenants)
+    async def _full_fine_tuned(self) -> Mapping[str, Losses]:
+        """Rounds of plain means over the full model's layers."""
+        start: Path | None = None
+        for place, tenants in enumerate(self.survivors):
+            learnt = await asyncio.gather(
+                *(self._full_round(place, tenant, start) for tenant in tenants)
             )
-            for number, path in enumerate(adapters, 1)
-        ]
+            name, last = f"full, round {place + 1}", place + 1 == len(self.survivors)
+            origin = {"mean": list(map(str, learnt)), "start": _text(start)}
+            measure = ("full",) if last else ()
+            losses = await self._run(name, "full", origin, measure, self._file(name))
+            start = self._file(name)
+            for path in learnt:
+                path.unlink()
+        return losses
 
-    def _pilot_file(self, arm: str, rate: float) -> Path:
-        return self.folder / "pilots" / f"{arm.replace(' ', '-')}-{rate:g}.safetensors"
+    async def _full_round(self, place: int, tenant: str, start: Path | None) -> Path:
+        steps, name = self.recipe.steps_per_round, f"full, round {place + 1}, {tenant}"
+        origin = self._training((tenant,), place * steps, steps, start)
+        await self._run(name, "full", origin, (), self._file(name))
+        return self._file(name)
+
+    async def _federated(
+        self, versions: Sequence[asyncio.Future[Path]]
+    ) -> list[Mapping[str, Losses]]:
+        return [
+            await self._run(
+                f"federated, round {number}", "emulator", {"file": str(await path)},
+                ("plug_in", "emulator") if number == len(versions) else ("plug_in",),
+            )
+            for number, path in enumerate(versions, 1)
+        ]  # fmt: skip
+
+    async def _run(
+        self, name: str, tunes: str, origin: object, measure: tuple[str, ...],
+        keep: Path | None = None,
+    ) -> Mapping[str, Losses]:  # fmt: skip
+        return await self.pool.run(Job(name, tunes, origin, measure, self.tenants, keep))
+
+    def _training(
+        self, tenants: tuple[str, ...], first_step: int, steps: int, start: Path | None
+    ) -> dict[str, object]:
+        return {
+            "train": list(tenants), "first_step": first_step, "steps": steps, "start": _text(start)
+        }  # fmt: skip
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name.replace(', ', '-').replace(' ', '-')}.safetensors"
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

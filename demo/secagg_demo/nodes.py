@@ -8,6 +8,7 @@ their upload's speed, so that there is a middle to kill them in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secagg.plan import Scheme
@@ -71,27 +72,29 @@ def vector_owner(port: int, rounds: int, length: int, scheme: Scheme = "masking"
     }
 
 
-def lora_owner(
-    port: int, recipe: Recipe, rate: float, scheme: Scheme = "masking"
+def offsite_owner(
+    port: int, recipe: Recipe, emulator: Path, scheme: Scheme = "masking"
 ) -> dict[str, Any]:
-    """The owner of the adapter; weights are 1, since every tenant trains on as many windows."""
+    """The owner of the full model; weights are 1, since every tenant trains on as many windows."""
+    lora = {"rank": recipe.rank, "scaling": recipe.scaling, "targets": recipe.targets}
     return {
         "coordinator": f"127.0.0.1:{port}",
         "keys": "keys",
         "data": "data",
         "model": {
-            "kind": "lora",
-            "base": "shipped",
-            "rank": recipe.rank,
-            "scaling": recipe.scaling,
-            "targets": recipe.targets,
+            "kind": "offsite",
+            "full": "shipped",
+            "emulator": emulator,
+            "update": recipe.update,
+            "embeddings": recipe.embeddings,
             "seed": recipe.seed,
+            **(lora if recipe.update == "lora" else {}),
         },
         "training": {
             "steps": recipe.steps_per_round,
             "batch": recipe.batch,
             "context": recipe.context,
-            "lr": rate,
+            "lr": recipe.lr,
             "warmup_steps": recipe.warmup_steps,
             "decay_share": recipe.decay_share,
             "final_share": recipe.final_share,
@@ -108,6 +111,6 @@ def lora_owner(
     }
 
 
-def lora_training(text: str) -> dict[str, Any]:
+def text_training(text: str) -> dict[str, Any]:
     """A tenant that trains on the files in its own folder, and on nothing else."""
     return {"trainer": "lora", "text": text, "evaluation_windows": 8}

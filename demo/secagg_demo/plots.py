@@ -25,16 +25,22 @@ from secagg_demo.uniformity import Form, Plane, Residues, RingWords
 INK, FAINT, GRID = "#1c2733", "#6b7a89", "#e4e9ee"
 GOOD, BAD = "#2e7d32", "#c62828"
 ARM_COLOURS: Mapping[str, str] = {
-    "base": "#b6c0ca",
+    "full_zero_shot": "#b6c0ca",
+    "emulator_zero_shot": "#e8c9c5",
+    "emulator_fine_tuned": "#c2766b",
     "local_only": "#d99a3d",
-    "federated": "#0f766e",
+    "plug_in": "#0f766e",
     "centralised": "#5b6fd6",
+    "full_fine_tuned": "#1c2733",
 }
 ARM_NAMES: Mapping[str, str] = {
-    "base": "base",
+    "full_zero_shot": "full, zero-shot",
+    "emulator_zero_shot": "emulator, zero-shot",
+    "emulator_fine_tuned": "emulator, tuned",
     "local_only": "local only",
-    "federated": "federated",
+    "plug_in": "plug-in",
     "centralised": "centralised",
+    "full_fine_tuned": "full, fine-tuned",
 }
 KIND_COLOURS: Mapping[str, str] = {
     "training": "#d99a3d",
@@ -45,10 +51,9 @@ KIND_COLOURS: Mapping[str, str] = {
     "upload": "#0f766e",
     "consistency_check": "#5b6fd6",
     "unmask": "#7e57c2",
-    "pilots": "#e3b873",
     "comparison": "#a9b4ef",
 }
-_STYLE: dict[Any, Any] = {
+PLOT_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -74,11 +79,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(PLOT_STYLE)
 def losses_by_arm(comparison: Comparison) -> str:
     """Held-out loss of every tenant under every arm: a row a tenant, a dot an arm."""
     count = len(comparison.results)
-    figure, axes = _figure(9.2, 0.55 * count + 1.2)
+    figure, axes = _figure(9.2, 0.55 * count + 1.5)
     rows = np.arange(count)
     for row, result in enumerate(comparison.results):
         losses = [getattr(result, arm) for arm in ARM_COLOURS]
@@ -92,33 +97,59 @@ def losses_by_arm(comparison: Comparison) -> str:
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_xlabel("loss on own test text, nats a byte (further left is better)")
     axes.grid(axis="y", visible=False)
-    axes.legend(ncols=len(ARM_COLOURS), loc="lower left", bbox_to_anchor=(0, 1.0))
+    axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
     return _svg(figure, "losses_by_arm")
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(PLOT_STYLE)
+def five_rows(comparison: Comparison) -> str:
+    """The rows as bars, mean over tenants: what the plug-in gains, and the emulator lacks."""
+    means = comparison.means
+    order = sorted(ARM_COLOURS, key=lambda arm: means[arm], reverse=True)
+    figure, axes = _figure(9.2, 0.34 * len(order) + 0.9)
+    values = [means[arm] for arm in order]
+    low = min(values) - 0.25 * (max(values) - min(values))
+    axes.barh(
+        range(len(order)), [value - low for value in values], left=low, height=0.66,
+        color=[ARM_COLOURS[arm] for arm in order],
+    )  # fmt: skip
+    for row, value in enumerate(values):
+        axes.annotate(
+            f"{value:.3f}", (value, row), textcoords="offset points", xytext=(5, 0), va="center",
+            fontsize=8, color=INK,
+        )  # fmt: skip
+    axes.axvline(means["full_zero_shot"], color=FAINT, linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.set_yticks(range(len(order)), [ARM_NAMES[arm] for arm in order], color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(low, max(values) + 0.08 * (max(values) - low))
+    axes.set_xlabel("held-out loss, nats a byte, mean over tenants; the axis does not begin at 0")
+    axes.grid(axis="y", visible=False)
+    return _svg(figure, "five_rows")
+
+
+@mpl.rc_context(PLOT_STYLE)
 def losses_over_rounds(comparison: Comparison) -> str:
-    """One small plot a tenant: federated loss after each round; the other arms' ends as lines."""
+    """One small plot a tenant: the plug-in after each round; other arms' ends as lines."""
     count = len(comparison.results)
     columns = min(5, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(9.2, 2.35 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    rounds = np.arange(len(comparison.federated_by_round))
+    rounds = np.arange(len(comparison.plug_in_by_round))
     for place, axes in enumerate(grid.flat):
         if place >= count:
             axes.set_visible(False)
             continue
         result = comparison.results[place]
-        losses = [by_tenant[result.tenant] for by_tenant in comparison.federated_by_round]
-        for arm in ("local_only", "centralised"):
+        losses = [by_tenant[result.tenant] for by_tenant in comparison.plug_in_by_round]
+        for arm in ("local_only", "full_fine_tuned"):
             axes.axhline(
                 getattr(result, arm), color=ARM_COLOURS[arm], linewidth=1.4,
                 linestyle=(0, (4, 2)), label=ARM_NAMES[arm],
             )  # fmt: skip
         axes.plot(
-            rounds, losses, color=ARM_COLOURS["federated"], marker="o", markersize=4,
-            linewidth=1.8, label=ARM_NAMES["federated"],
+            rounds, losses, color=ARM_COLOURS["plug_in"], marker="o", markersize=4,
+            linewidth=1.8, label=ARM_NAMES["plug_in"],
         )  # fmt: skip
         axes.set_title(result.tenant)
         axes.set_xticks(rounds)
@@ -130,7 +161,7 @@ def losses_over_rounds(comparison: Comparison) -> str:
     return _svg(figure, "losses_over_rounds")
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(PLOT_STYLE)
 def encoded_and_uploaded(held: Held, levels: NDArray[np.int64], form: Form) -> str:
     """Histograms: what the tenant encoded, and what the coordinator held for it."""
     figure = Figure(figsize=(9.2, 2.9), layout="constrained")
@@ -157,7 +188,7 @@ def _words(axes: Axes, held: Held, bits: int) -> float:
     """Words as signed numbers: the upper half of the ring comes first. Returns the middle."""
     half, counts = 2 ** (bits - 1), held.upload.counts
     edges = np.linspace(-half, half, len(counts) + 1)
-    axes.stairs(np.roll(counts, len(counts) // 2), edges, fill=True, color=ARM_COLOURS["federated"])
+    axes.stairs(np.roll(counts, len(counts) // 2), edges, fill=True, color=ARM_COLOURS["plug_in"])
     axes.set_xlabel(f"word modulo $2^{{{bits}}}$, as a signed number")
     axes.set_xlim(-half, half)
     axes.set_xticks([-half, 0, half], [f"$-2^{{{bits - 1}}}$", "0", f"$2^{{{bits - 1}}}$"])
@@ -168,7 +199,7 @@ def _residues(axes: Axes, held: Held) -> float:
     """Residues of all primes, each as a fraction of its prime. Returns the middle."""
     counts = held.upload.counts
     edges = np.linspace(0, 1, len(counts) + 1)
-    axes.stairs(counts, edges, fill=True, color=ARM_COLOURS["federated"])
+    axes.stairs(counts, edges, fill=True, color=ARM_COLOURS["plug_in"])
     axes.set_xlabel("residue, as a fraction of its prime $q$")
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "$q/2$", "$q$"])
@@ -193,7 +224,7 @@ def _encoded(axes: Axes, levels: NDArray[np.int64]) -> None:
     axes.set_ylabel("values in a bin")
 
 
-@mpl.rc_context({**_STYLE, "axes.grid": False})
+@mpl.rc_context({**PLOT_STYLE, "axes.grid": False})
 def as_pictures(levels: NDArray[np.int64], plane: Plane, same_places: bool) -> str:
     """The first values as grey squares, one a pixel: structure on the left, noise on the right."""
     side = min(128, int(len(levels) ** 0.5), int(len(plane.numbers) ** 0.5))
@@ -217,7 +248,7 @@ def as_pictures(levels: NDArray[np.int64], plane: Plane, same_places: bool) -> s
     return _svg(figure, "as_pictures")
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(PLOT_STYLE)
 def timeline(run: Timeline) -> str:
     """Who was busy with what, when; a kill is a cross, a return a triangle."""
     height = 0.32 * len(run.lanes) + 1.1

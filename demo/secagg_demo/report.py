@@ -1,6 +1,8 @@
 """`report.json`: what was measured, for programs.
 
-Its keys are promised: `rounds`, `evaluation`, `parameters`, `seconds`, and within a round `round,
+Its keys are promised: `rounds`, `evaluation`, `parameters`, `seconds`, `five_rows` (held-out loss,
+mean over tenants: `full_zero_shot, emulator_zero_shot, full_fine_tuned, emulator_fine_tuned,
+plug_in`), and within a round `round,
 scheme, cohort, survivors, killed, exact_sum, upload_bytes_per_value, uniformity_p, seconds`. More
 keys may stand beside them. `uniformity_p` is of the first survivor; `uniformity` has all of them.
 """
@@ -27,6 +29,7 @@ def as_json(result: DemoResult) -> dict[str, Any]:
         "seconds_by_part": {k: round(v, 1) for k, v in result.seconds_by_part.items()},
         "outcome": "opened" if result.aborted is None else "aborted",
         **({} if comparison is None else _training(comparison)),
+        **({} if result.mission is None else {"mission": asdict(result.mission)}),
         "texts": [{k: v for k, v in text.items() if k != "listing"} for text in result.texts],
     }
 
@@ -73,14 +76,11 @@ def _round(entry: RoundResult) -> dict[str, Any]:
 
 
 def _training(comparison: Comparison) -> dict[str, Any]:
-    rates = comparison.rates
     return {
+        "five_rows": comparison.five_rows,
+        "beside": {arm: comparison.means[arm] for arm in ("local_only", "centralised")},
         "recovered_share_of_centralised_gain": comparison.recovered,
-        "learning_rates": {
-            "chosen": rates.chosen,
-            "grid": list(rates.grid),
-            "pilot_steps": rates.pilot_steps,
-            "validation_loss": {arm: list(losses) for arm, losses in rates.validation.items()},
-        },
-        "federated_by_round": [dict(losses) for losses in comparison.federated_by_round],
+        "recovered_share_of_full_fine_tuning_gain": comparison.recovered_of_full,
+        "protects": comparison.protects,
+        "plug_in_by_round": [dict(losses) for losses in comparison.plug_in_by_round],
     }

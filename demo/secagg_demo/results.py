@@ -38,6 +38,21 @@ class RoundResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Mission:
+    """What owner and tenants did around the rounds, as their commands reported it.
+
+    `audit` and `admissions` are the JSON of `secagg owner audit` and `secagg tenant admit`,
+    `versions` of `secagg owner versions`, `plug_in` of `secagg owner plug-in`.
+    """
+
+    emulator: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    admissions: Mapping[str, Mapping[str, Any]]
+    versions: tuple[Mapping[str, Any], ...] = ()
+    plug_in: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DemoResult:
     """All of it. `comparison` is None where no model was trained, or a round was aborted."""
 
@@ -48,6 +63,7 @@ class DemoResult:
     timeline: Timeline
     seconds: float
     seconds_by_part: Mapping[str, float]
+    mission: Mission | None = None
 
     @property
     def aborted(self) -> RoundResult | None:

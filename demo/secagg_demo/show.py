@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from secagg.cli import EXIT_ABORTED
+from secagg_demo.comparison import FIVE_ROWS, Comparison
 from secagg_demo.console import Narrator
-from secagg_demo.demo import PILOT_STEPS, Demonstration, recipe_for
+from secagg_demo.demo import Demonstration, recipe_for
 from secagg_demo.page import write_page
 from secagg_demo.plots import ARM_NAMES
 from secagg_demo.processes import until_signal
@@ -22,15 +23,13 @@ from secagg_demo.settings import Settings
 from secagg_models.recipe import Recipe
 
 
-def show(
-    options: argparse.Namespace, recipe: Recipe | None = None, pilot_steps: int = PILOT_STEPS
-) -> int:
+def show(options: argparse.Namespace, recipe: Recipe | None = None) -> int:
     """Run the demonstration; the exit code. Tests give a recipe of their own."""
     settings = Settings(
         tenants=options.tenants, rounds=options.rounds, kill=options.kill, seed=options.seed,
         scheme=options.scheme, out=options.out, port=options.port,
     )  # fmt: skip
-    result = demonstrate(settings, recipe or Recipe(), pilot_steps, Narrator())
+    result = demonstrate(settings, recipe or Recipe(), Narrator())
     if options.format == "json":
         print((settings.out / "report.json").read_text(encoding="utf-8"), end="")
     else:
@@ -38,13 +37,11 @@ def show(
     return 0 if result.aborted is None else EXIT_ABORTED
 
 
-def demonstrate(
-    settings: Settings, recipe: Recipe, pilot_steps: int, narrator: Narrator
-) -> DemoResult:
+def demonstrate(settings: Settings, recipe: Recipe, narrator: Narrator) -> DemoResult:
     """Run it and write the report into `settings.out`."""
     if settings.scheme == "ckks":
         import_module("secagg.ckks.scheme")  # what it needs is missing now, or never
-    demonstration = Demonstration(settings, recipe_for(settings, recipe), narrator, pilot_steps)
+    demonstration = Demonstration(settings, recipe_for(settings, recipe), narrator)
     with narrator:
         result = asyncio.run(until_signal(demonstration.run()))
         write_json(result, settings.out)
@@ -68,21 +65,36 @@ def _print_result(result: DemoResult, out: Path) -> None:
             f"{evidence.scheme}{lost}"
         )
     if result.comparison is not None:
-        console.print(_table(result))
-        console.print(
-            f"the federated adapter recovers {result.comparison.recovered:.1%} of what centralised "
-            "training gains over the base (mean over tenants)"
-        )
+        _print_comparison(result.comparison, console)
     console.print(f"{result.seconds:.0f} s; report: {out / 'report.html'}")
 
 
-def _table(result: DemoResult) -> Table:
+def _print_comparison(comparison: Comparison, console: Console) -> None:
+    console.print(_table(comparison))
+    full, central = comparison.recovered_of_full, comparison.recovered
+    console.print(
+        f"the plug-in recovers {full:.1%} of what fine-tuning the whole full model gains, and "
+        f"{central:.1%} of what tuning on all text in one place gains (means over tenants)"
+    )
+    if not comparison.protects:
+        console.print(
+            "[red]the order that protects the owner does not hold[/red]: the plug-in is not better "
+            "than both the full model and the tuned emulator"
+        )
+
+
+def _table(comparison: Comparison) -> Table:
+    """The five rows, then what stands beside them: an arm a row, a tenant a column."""
     table = Table(title="held-out loss, nats a byte", title_justify="left")
-    columns = ("base", "local_only", "federated", "centralised", "local_only_on_all")
-    table.add_column("tenant")
-    for column in columns:
-        table.add_column(ARM_NAMES.get(column, "local only, on all text"), justify="right")
-    if result.comparison is not None:
-        for row in result.comparison.results:
-            table.add_row(row.tenant, *(f"{getattr(row, column):.3f}" for column in columns))
+    table.add_column("")
+    table.add_column("mean", justify="right")
+    for result in comparison.results:
+        table.add_column(result.tenant, justify="right")
+    beside = ("local_only", "local_only_on_all", "centralised")
+    for arm in (*FIVE_ROWS, *beside):
+        if arm == beside[0]:
+            table.add_section()
+        losses = (f"{getattr(result, arm):.3f}" for result in comparison.results)
+        name = ARM_NAMES.get(arm, "local only, on all text")
+        table.add_row(name, f"{comparison.means[arm]:.3f}", *losses)
     return table

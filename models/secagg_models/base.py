@@ -23,6 +23,8 @@ from secagg.errors import ConfigError
 
 SHIPPED = "shipped"
 _SHIPPED_FOLDER = Path(__file__).parent / "base"
+SHIPPED_EMULATOR = Path(__file__).parent / "emulator"
+"""The shipped base's emulator, distilled and unsigned: `secagg owner emulate --from` signs it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,8 @@ a LoRA product is added to the full model's own weight in float64 and rounded to
 Every plug-in starts from the full model's own tensors: `unplug` puts these back bit for bit, and a
 second plug-in without it is refused, so versions that follow each other add up no rounding.
 
-Only layers at the edges are taken, and a classifier's head: the emulator's middle was distilled, so
+Only layers at the edges are taken, and what lies outside the layers (embeddings, last norm, head):
+the emulator's middle was distilled, so
 what is learnt there says nothing about the full model's middle. Not here: measuring what was
 plugged in, and whether an owner may (approval is the owner's).
 """
@@ -26,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from secagg.errors import ConfigError, UsageError
 from secagg_models import edges, lora
-from secagg_models.edges import EdgesShape, EdgeWeights
+from secagg_models.edges import EdgeWeights
 from secagg_models.families import layer_prefix, layers_of
 from secagg_models.lora import Adapter
 from secagg_models.split import Split, full_name
@@ -100,7 +101,7 @@ def full_tensors(full_model: Any, update: Update, split: Split) -> dict[str, tor
 def _edges_in_full(full_model: Any, update: EdgeWeights, split: Split) -> dict[str, torch.Tensor]:
     prefix = layer_prefix(full_model)
     fresh = {full_name(split, prefix, name): tensor for name, tensor in update.tensors.items()}
-    shape = EdgesShape(_full_layers(update.shape.layers, split))
+    shape = replace(update.shape, layers=_full_layers(update.shape.layers, split))
     _refuse_other_names(fresh, edges.tensor_names(full_model, shape))
     return fresh
 
@@ -111,7 +112,8 @@ def _lora_in_full(full_model: Any, update: Adapter, split: Split) -> dict[str, t
     modules = lora.targets_of(full_model, replace(update.shape, layers=layers))
     products = {full_name(split, prefix, lora.module_of(name)): name for name in update.b}
     _refuse_other_names(products, modules)
-    _refuse_other_names(update.extra, edges.head_names(full_model))
+    outside = set(update.extra) & set(edges.outside_names(full_model))
+    _refuse_other_names(update.extra, outside | set(edges.head_names(full_model)))
     fresh = {
         f"{name}.weight": _added(name, modules[name], update.product(pair))
         for name, pair in products.items()

@@ -13,6 +13,12 @@ The schedule is warmup, constant, then linear decay to zero, so the end can be c
   touch build/pretrain/decay    starts it now; if that file holds a number, that is the last step
 The chosen end is stored in the checkpoint and the curve.
 
+A second stage goes on from finished weights (--start FOLDER), with fewer layers if --layers says so
+(middle ones are left out uniformly), over windows that the first stage did not read (--skip-steps).
+With --layer-drop P each layer but the first and last two is skipped with probability P at each step
+(LayerDrop, Fan, Grave, Joulin 2019): then no middle layer is indispensable to its neighbours, and
+what edge layers learn beside some of them is of use beside all of them.
+
 Nothing here is secret, and nothing here touches tenants' data. It writes the base's files to
 build/pretrain/export; shipping them is a decision of the maintainer (copy to secagg_models/base/).
 """
@@ -23,6 +29,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,9 +42,11 @@ from numpy.typing import NDArray
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from secagg_models import attention, text
+from secagg_models.split import Split
 from secagg_models.train import Precision, has_bf16, token_loss
 
 _VALIDATION_WINDOWS = 128
+_EDGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,8 @@ class PretrainingConfig:
     warmup_steps: int = 100
     decay_share: float = 0.25
     seed: int = 20
+    layer_drop: float = 0.0
+    skip_steps: int = 0
 
     @property
     def tokens_per_step(self) -> int:
@@ -112,6 +124,13 @@ def rate(step: int, config: PretrainingConfig, progress: Progress) -> float:
     return max(0.0, (progress.last_step - step) / (progress.last_step - progress.decay_from))
 
 
+def layers_at(step: int, config: PretrainingConfig) -> list[int]:
+    """The layers of one step: the edges, and each middle layer with probability 1 - layer_drop."""
+    draws = np.random.default_rng([config.seed, 7, step]).random(config.layers)
+    middle = range(_EDGE, config.layers - _EDGE)
+    return [i for i in range(config.layers) if i not in middle or draws[i] >= config.layer_drop]
+
+
 def batch_at(stream: NDArray[np.int32], step: int, config: PretrainingConfig) -> torch.Tensor:
     """The step's windows, a pure function of the step: each epoch is one permutation of a grid."""
     span = config.context
@@ -162,15 +181,27 @@ class Run:
         ):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
-        windows = batch_at(self.stream, self.progress.step, self.config)
-        loss = token_loss(self.model, windows, self.precision).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        windows = batch_at(self.stream, self.config.skip_steps + self.progress.step, self.config)
+        with self.some_layers():
+            loss = token_loss(self.model, windows, self.precision).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         self.progress.step += 1
         return float(loss.detach())
+
+    @contextmanager
+    def some_layers(self) -> Iterator[None]:
+        """The model with this step's layers only."""
+        whole = self.model.model.layers
+        chosen = layers_at(self.progress.step, self.config)
+        self.model.model.layers = torch.nn.ModuleList(whole[i] for i in chosen)
+        try:
+            yield
+        finally:
+            self.model.model.layers = whole
 
     def choose_end(self, step_s: float, deadline: datetime | None) -> None:
         """Start the decay when a file, a deadline or --steps asks for it."""
@@ -260,7 +291,18 @@ def _record(run: Run, recent: list[float], step_s: float) -> dict[str, Any]:
     }
 
 
-def prepare(config: PretrainingConfig, folder: Path, last_step: int | None) -> Run:
+def start_from(model: LlamaForCausalLM, folder: str) -> None:
+    """Take finished weights; where they have more layers, middle ones are left out uniformly."""
+    given = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    layers, wanted = given.config.num_hidden_layers, model.config.num_hidden_layers
+    kept = Split.uniform(layers, _EDGE, wanted - 2 * _EDGE).full_layers
+    given.model.layers = torch.nn.ModuleList(given.model.layers[i] for i in kept)
+    model.load_state_dict(given.state_dict())
+
+
+def prepare(
+    config: PretrainingConfig, folder: Path, last_step: int | None, start: str | None = None
+) -> Run:
     """Read the library, build the model, and go on from a checkpoint if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     corpus = text.standard_library()
@@ -269,7 +311,10 @@ def prepare(config: PretrainingConfig, folder: Path, last_step: int | None) -> R
     count = min(_VALIDATION_WINDOWS, (len(held_out) - 1) // config.context)
     stride = (len(held_out) - 1) // count
     rows = [held_out[i * stride : i * stride + config.context + 1] for i in range(count)]
-    model = build_model(config).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    fresh = build_model(config)
+    if start is not None:
+        start_from(fresh, start)
+    model = fresh.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     model.set_attn_implementation(attention.NAME)
     print(
         f"{sum(p.numel() for p in model.parameters())} parameters, {len(stream)} training tokens, "
@@ -310,17 +355,26 @@ def main() -> None:
     parser.add_argument("--finish-by", type=_deadline, help="HH:MM, local time")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--layer-drop", type=float, default=0.0)
+    parser.add_argument("--start", metavar="FOLDER", help="go on from these weights")
+    parser.add_argument("--skip-steps", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--matrix-lr", type=float, default=0.015)
+    parser.add_argument("--other-lr", type=float, default=4e-3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     config = PretrainingConfig(
         width=arguments.width,
         intermediate=8 * round(arguments.width * 8 / 3 / 8),
+        layers=arguments.layers,
         batch=arguments.batch,
         matrix_lr=arguments.matrix_lr,
+        other_lr=arguments.other_lr,
+        layer_drop=arguments.layer_drop,
+        skip_steps=arguments.skip_steps,
     )
-    run = prepare(config, arguments.out, arguments.steps)
+    run = prepare(config, arguments.out, arguments.steps, arguments.start)
     train(run, arguments.finish_by)
 
 

@@ -48,7 +48,8 @@ def start(model: Any, shape: UpdateShape, seed: int) -> Update:
     """
     match shape:
         case LoraShape():
-            return lora.draw_adapter(model, replace(shape, extra=edges.head_names(model)), seed)
+            extra = tuple(sorted({*shape.extra, *edges.head_names(model)}))
+            return lora.draw_adapter(model, replace(shape, extra=extra), seed)
         case EdgesShape():
             return edges.start_from(model, shape)
 

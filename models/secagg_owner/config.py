@@ -76,6 +76,7 @@ class OffsiteModel(Table):
     emulator: FilePath
     audit_policy: FilePath | None = None
     update: Literal["lora", "edges"] = "lora"
+    embeddings: bool = False
     rank: _Count = 16
     scaling: _Positive = 1.0
     targets: tuple[str, ...] = _LINEAR

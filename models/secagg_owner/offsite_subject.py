@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from secagg.errors import ConfigError
 from secagg.layout import Layout
 from secagg_models.base import Base, model_digest
-from secagg_models.edges import EdgesShape
+from secagg_models.edges import EdgesShape, outside_names
 from secagg_models.lora import LoraShape
 from secagg_models.package import LoadedModel, load_full_model
 from secagg_models.plug_in import plugged_in
@@ -124,6 +124,7 @@ class OffsiteSubject:
         model, layers = self._model, self._split.edge_layers
         match model.update:
             case "lora":
-                return LoraShape(model.rank, model.scaling, model.targets, layers)
+                outside = outside_names(self._package.emulator.model) if model.embeddings else ()
+                return LoraShape(model.rank, model.scaling, model.targets, layers, outside)
             case "edges":
-                return EdgesShape(layers)
+                return EdgesShape(layers, model.embeddings)

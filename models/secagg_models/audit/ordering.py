@@ -106,12 +106,13 @@ class UpdateTuning:
     settings: AttackSettings
     lora: LoraShape | None = None
     rate: float | None = None
+    embeddings: bool = False
 
     def __call__(
         self, emulator: Any, split: Split, streams: Sequence[Stream], seed: int
     ) -> tuple[Any, Update]:
         """See `Tuning`."""
-        shape: UpdateShape = EdgesShape(split.edge_layers)
+        shape: UpdateShape = EdgesShape(split.edge_layers, self.embeddings)
         if self.lora is not None:
             shape = replace(self.lora, layers=split.edge_layers)
         update = updates.start(emulator, shape, seed)
