@@ -197,7 +197,9 @@ class Demonstration:
                 "owner_key": owner.hex(),
             },
             slow=self._victims(names),
-            slow_bytes_per_second=round(3 * int(emulator["edge_values"]) / _SLOW_UPLOAD_S),
+            slow_bytes_per_second=round(
+                3 * int(emulator["values_outside_middle"]) / _SLOW_UPLOAD_S
+            ),
         )
 
     def _admission(self, running: Federation, tenant: str) -> Mapping[str, Any]:

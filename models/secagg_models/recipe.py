@@ -28,8 +28,9 @@ DEMO_PACKAGES = ("networkx", "matplotlib", "scipy", "sympy", "numpy")
 class Recipe:
     """What the demonstration trains and how; the defaults are the demonstration's.
 
-    `update` is what tenants train in the emulator's edge layers: these layers whole (with
-    `embeddings` also everything outside the layers), or LoRA of `rank` in them. `lr` is for that, `full_lr` for fine-tuning all layers of the full model.
+    `update` is what tenants train in the emulator's edge layers: these layers whole, or LoRA of
+    `rank` in them; with `embeddings` the edges whole and all that lies outside the layers. `lr` is
+    for that, `full_lr` for fine-tuning all of the full model.
     """
 
     packages: tuple[str, ...] = DEMO_PACKAGES

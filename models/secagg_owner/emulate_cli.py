@@ -47,7 +47,12 @@ def add_commands(
     )
     parser.add_argument("model", metavar="MODEL", help="shipped, minilm, a folder or a hub id")
     parser.add_argument("--edge", type=int, default=2, help="layers at each end that leave whole")
-    parser.add_argument("--keep", type=int, required=True, help="middle layers that stay")
+    made = parser.add_mutually_exclusive_group(required=True)
+    made.add_argument("--keep", type=int, help="middle layers that stay")
+    made.add_argument(
+        "--from", dest="distilled", type=Path, metavar="PACKAGE",
+        help="take a package of this model that was distilled before, and sign it",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the package")
     signed = parser.add_mutually_exclusive_group(required=True)
     signed.add_argument("--keys", type=Path, metavar="DIR", help="the owner's keys, which sign it")
@@ -85,13 +90,15 @@ def _emulate(options: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
     from transformers.utils import logging
 
-    from secagg_owner.emulating import emulate
+    from secagg_owner.emulating import emulate, take_over
 
     if options.threads is not None:
         if options.threads < 1:
             raise ConfigError(f"--threads {options.threads}: at least 1")
         torch.set_num_threads(options.threads)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # stderr carries the log
+    if options.distilled is not None:
+        return [take_over(options.model, options.distilled, options.out, identity)]
     wanted = _wanted(options, identity)
     return [_reporting(options.format, lambda report: emulate(wanted, report))]
 

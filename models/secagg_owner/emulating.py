@@ -12,6 +12,7 @@ arguments goes on from there. Not here: whether the result protects anything (`s
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,11 @@ from secagg_models.package import LoadedModel, load_full_model
 from secagg_models.split import Split
 from secagg_models.subjects import prose_of, public_passages
 from secagg_models.text import SourceFile
-from secagg_owner.emulator_package import EmulatorPackage, write_emulator_package
+from secagg_owner.emulator_package import (
+    EmulatorPackage,
+    read_emulator_package,
+    write_emulator_package,
+)
 
 Layers = Literal["uniform", "importance"]
 LAYERS: Final[tuple[Layers, ...]] = get_args(Layers)
@@ -149,16 +154,43 @@ def _check_context(full: LoadedModel, context: int) -> None:
         raise ConfigError(f"--context {context}: the model reads at most {longest} tokens")
 
 
+def take_over(model: str, distilled: Path, out: Path, identity: Identity | None) -> dict[str, Any]:
+    """Make the package from one that was distilled before, an unsigned one say; what was made.
+
+    Raises:
+        ConfigError: it was made from another full model, or `out` exists.
+    """
+    full, made = load_full_model(model), read_emulator_package(distilled)
+    meta = made.emulator.meta
+    if meta.full_digest != full.digest:
+        raise ConfigError(
+            f"the package {distilled} was made from the model {meta.full_digest}, and {model} is "
+            f"{full.digest}; distil an emulator of this one"
+        )
+    package = write_emulator_package(
+        out, full, made.emulator.model, meta.split, distillation=meta.distillation,
+        identity=identity,
+    )  # fmt: skip
+    return _about(package)
+
+
 def _summary(
     wanted: Emulation, package: EmulatorPackage, last: DistillationStep | None
 ) -> dict[str, Any]:
-    meta = package.emulator.meta
-    signed = {} if wanted.identity is None else {"owner_key": wanted.identity.public_key.hex()}
     trained = {} if last is None else {"kd": last.kd}
     if last is not None and last.lm is not None:
         trained["lm"] = last.lm
+    return {**_about(package), "steps": wanted.config.steps, **trained}
+
+
+def _about(package: EmulatorPackage) -> dict[str, Any]:
+    meta, signature = package.emulator.meta, package.signed.signature
+    signed = {} if signature is None else {"owner_key": signature.public_key.hex()}
+    prefix = families.layer_prefix(package.emulator.model)
+    middle = tuple(f"{prefix}{layer}." for layer in meta.split.middle_layers)
+    sizes = {name: math.prod(item.shape) for name, item in meta.layout.items()}
     return {
-        "package": str(wanted.out),
+        "package": str(package.signed.folder),
         "manifest_sha256": package.digest.hex(),
         "signed": meta.signed,
         **signed,
@@ -168,8 +200,7 @@ def _summary(
         "full_digest": meta.full_digest,
         "emulator_digest": meta.emulator_digest,
         "bytes": package.signed.manifest.total_size,
-        "steps": wanted.config.steps,
-        **trained,
+        "values_outside_middle": sum(n for name, n in sizes.items() if not name.startswith(middle)),
     }
 
 
