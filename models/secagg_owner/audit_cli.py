@@ -5,7 +5,7 @@ secagg owner audit emulator --full MODEL --budget standard --text package:networ
 secagg owner audit emulator --full MODEL --policy audit-policy.toml --releases data/releases.jsonl
 secagg owner audit emulator --full MODEL --weights-only            # no training: seconds
 
-Five audits (docs/emulator.md): verbatim copies, the order of qualities, upgrade attacks, recovery
+Five audits: verbatim copies, the order of qualities, upgrade attacks, recovery
 of hidden layers, and all packages together. `audit.json` goes into DIR, where the gate of
 `publish` and `run` looks for it, and with `report.html` into --out. Signed with --keys.
 

@@ -85,7 +85,7 @@ def _lead(audit: Mapping[str, Any]) -> str:
     middle = split["layers"] - 2 * split["edge"]
     return (
         f'<p class="lead">{split["layers"]} layers, of which the first and last {split["edge"]} '
-        f"ship as they are and {len(split['kept'])} of {middle} between them were distilled. "
+        f"ship as they are and {len(split['kept'])} of {middle} between them stay. "
         f"Package <code>{audit['manifest_digest'][:16]}</code>, full model "
         f"<code>{audit['full_digest'][:16]}</code>.</p>"
     )

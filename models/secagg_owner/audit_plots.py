@@ -56,7 +56,7 @@ def nearness(verbatim: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     axes = figure.subplots()
     axes.imshow(values, cmap="YlGn", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        text = f"{value:.2f}" if columns <= 24 else ""
+        text = f"{round(float(value), 2) + 0.0:.2f}" if columns <= 24 else ""
         colour = "white" if value > 0.7 else FAINT
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(columns))

@@ -18,7 +18,7 @@ from secagg_models.audit.statistics import Interval, interval
 GOOD = Figures(
     budget="quick", seeds=3, edges_identical=True, middle_share=0.0, units_share=0.0,
     layers_share=1 / 3, gain=Interval(0.1, 0.05, 0.15, 3), gap=Interval(0.2, 0.1, 0.3, 3),
-    upgrade_gap=0.4, points=(Point("heal", 1 << 15, 0.5, None, False),), dropped=4,
+    upgrade_gap=0.4, points=(Point("heal", 1 << 15, 0.4, None, False),), dropped=4,
     cosine_excess=Interval(0.01, 0.0, 0.02, 3), cka_excess=Interval(0.1, 0.0, 0.2, 3),
     other_subsets=0, closer_copies=0,
 )  # fmt: skip

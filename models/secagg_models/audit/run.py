@@ -46,10 +46,10 @@ class AuditBudget:
 BUDGETS: Final[Mapping[str, AuditBudget]] = {
     budget.name: budget
     for budget in (
-        AuditBudget("quick", AttackSettings(windows=24), 1 << 14, (1 << 13, 1 << 15), 1 << 13),
+        AuditBudget("quick", AttackSettings(windows=24), 1 << 14, (1 << 12, 1 << 15), 1 << 12),
         AuditBudget(
             "standard", AttackSettings(batch=8, windows=64), 1 << 16, (1 << 15, 1 << 17, 1 << 18),
-            1 << 16, 1 << 19, ("emulator",),
+            1 << 16, 1 << 18, ("emulator",),
         ),
         AuditBudget(
             "full", AttackSettings(batch=16, rates=(0.5, 1.0, 2.0), windows=128), 1 << 17,
