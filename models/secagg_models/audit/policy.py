@@ -298,8 +298,9 @@ def _recovery(figures: Figures, clauses: RecoveryClauses) -> list[Verdict]:
 
 def _release(figures: Figures) -> list[Verdict]:
     if figures.other_subsets is None or figures.closer_copies is None:
-        return [Verdict("release.one_subset", "not run", "no release log was read; audit again with --releases"),
-                Verdict("release.closer_by", "not run", "no release log was read; audit again with --releases")]  # fmt: skip
+        reason = "no release log was read; audit again with --releases"
+        return [Verdict("release.one_subset", "not run", reason),
+                Verdict("release.closer_by", "not run", reason)]  # fmt: skip
     return [
         _verdict("release.one_subset", figures.other_subsets == 0,
                  f"{figures.other_subsets} earlier packages of this model have another subset",
