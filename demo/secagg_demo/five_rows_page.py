@@ -42,14 +42,13 @@ def table(summary: Summary) -> str:
 
 def page(summaries: Sequence[Summary], command: str, machine: str) -> str:
     """The Markdown page; plots lie beside it as `five-rows-MODEL.svg`."""
-    parts = [
-        "# Five rows",
-        "",
+    written = (
         f"Written by `{command}` ({machine}). Mean over tenants of held-out loss, each tenant on "
         "its own text, with 95% intervals (Student's t) over seeds. A seed draws the tuning text, "
         "what is measured and, for MiniLM, the emulator's distillation. Differences are paired by "
-        "seed. Lower losses are better.",
-    ]
+        "seed. Lower losses are better."
+    )
+    parts = ["# Five rows", "", written]
     for summary in summaries:
         parts += ["", *_section(summary)]
     return "\n".join(parts) + "\n"
@@ -82,14 +81,14 @@ def _facts(summary: Summary) -> list[str]:
     cosine = max(f.get("largest_middle_cosine", math.nan) for f in facts)
     edge, depth = split.get("edge", 0), split.get("layers", 0)
     cpu = sum(f.get("cpu_s_emulator", 0) + f.get("cpu_s_full", 0) for f in facts)
-    return [
+    emulator = (
         f"Emulator {edge}-{len(split.get('kept', []))}-{edge} of {depth} layers (kept: "
         f"{split.get('kept')}). Verbatim: {middle:.1%} of the shipped middle, {layers:.1%} of all "
-        f"layers' parameters; the largest cosine of a middle matrix to an original is "
-        f"{cosine:.3f}.",
-        "",
-        f"Recipe: {_recipe(recipe)}. {len(facts)} seeds, {cpu / 60:.1f} CPU minutes in all.",
-    ]
+        "layers' parameters; the largest cosine of a middle matrix to an original is "
+        f"{cosine:.3f}."
+    )
+    cost = f"Recipe: {_recipe(recipe)}. {len(facts)} seeds, {cpu / 60:.1f} CPU minutes in all."
+    return [emulator, "", cost]
 
 
 def _recipe(recipe: Mapping[str, object]) -> str:

