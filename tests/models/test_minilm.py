@@ -82,13 +82,11 @@ def test_the_zero_shot_classifier_survives_its_folder(
             ("numpy", "matplotlib"),
         ),
         (
-            "See :func:`spsolve` and ``splu`` for how a linear system is solved when its matrix "
-            "has many zeros in it",
+            "See :func:`spsolve` and ``splu`` for how a system is solved whose matrix has many zeros",
             ("spsolve", "splu"),
         ),
         (
-            "Calls scipy.linalg.eigh and GraphView on the symmetric_matrix to find what the lowest "
-            "values of the problem are",
+            "Calls scipy.linalg.eigh and GraphView on the symmetric_matrix to find what the lowest are",
             ("scipy", "GraphView", "symmetric_matrix"),
         ),
     ],
