@@ -82,11 +82,11 @@ def test_the_zero_shot_classifier_survives_its_folder(
             ("numpy", "matplotlib"),
         ),
         (
-            "See :func:`spsolve` and ``splu`` for how a system is solved whose matrix has many zeros",
+            "See :func:`spsolve` and ``splu`` for how a system is solved whose matrix has zeros",
             ("spsolve", "splu"),
         ),
         (
-            "Calls scipy.linalg.eigh and GraphView on the symmetric_matrix to find what the lowest are",
+            "Calls scipy.linalg.eigh and GraphView on a symmetric_matrix to find its lowest value of all",
             ("scipy", "GraphView", "symmetric_matrix"),
         ),
     ],
