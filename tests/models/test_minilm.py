@@ -86,7 +86,10 @@ def test_the_zero_shot_classifier_survives_its_folder(
             ("spsolve", "splu"),
         ),
         (
-            "Calls scipy.linalg.eigh and GraphView on a symmetric_matrix to find its lowest value of all",
+            (
+                "Calls scipy.linalg.eigh and GraphView on the symmetric_matrix to find what the "
+                "lowest values of the problem are"
+            ),
             ("scipy", "GraphView", "symmetric_matrix"),
         ),
     ],
