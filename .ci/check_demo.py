@@ -3,7 +3,7 @@
 In every round the opened sum must equal the sum of what the surviving tenants encoded (int64; it
 never wraps: the ring is wider than any sum), and the report must claim it exact. Every survivor's
 upload must have the form that the plan gives it (scheme `ckks`: every residue below its prime), and
-the chi-square against uniform that the report states.
+the chi-square against uniform that the report states. The five rows must be the tenants' means.
 """
 
 import json
@@ -25,7 +25,19 @@ def main(folder: Path) -> int:
             data = np.fromfile(evidence / "upload" / f"{tenant}.bin", np.uint8)
             check_upload(entry, plan, tenant, data)
         print(f"round {entry['round']}: uploads under {plan['scheme']} have their form")
+    check_rows(report)
     return 0
+
+
+def check_rows(report: dict) -> None:
+    rows = report["five_rows"]
+    for row in (
+        "full_zero_shot", "emulator_zero_shot", "full_fine_tuned", "emulator_fine_tuned", "plug_in",
+    ):  # fmt: skip
+        losses = [tenant[row] for tenant in report["evaluation"]]
+        if not np.isclose(rows[row], np.mean(losses)) or not 0 < rows[row] < 20:
+            raise SystemExit(f"five rows: {row} is {rows[row]}, not the mean over tenants")
+    print("five rows: " + ", ".join(f"{name} {value:.3f}" for name, value in rows.items()))
 
 
 def check_sum(entry: dict, evidence: Path) -> None:

@@ -241,11 +241,11 @@ class Demonstration:
 
         async def take_version(number: int) -> None:
             made = await owner.wait_for(
-                "model_recorded",
+                "round_opened_its_sum",
                 deadline_s=_SUM_S,
                 where=lambda fields: fields["round"] == number,
             )
-            folder = running.site.party(OWNER) / "data" / "models" / str(made.fields["number"])
+            folder = running.site.party(OWNER) / "data" / "models" / str(made.fields["model"])
             versions[number - 1].set_result(folder / "update.safetensors")
 
         rounds = await running.run_rounds(

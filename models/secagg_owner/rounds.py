@@ -271,7 +271,7 @@ class OwnerRun:
         )  # fmt: skip
         self._log.event(
             "round_opened_its_sum", context=plan.context, round=plan.round_number,
-            survivors=opened.result.survivors, total_weight=opened.result.total_weight,
+            survivors=opened.result.survivors, total_weight=opened.result.total_weight, model=model,
         )  # fmt: skip
         return result
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from secagg.testing import KillDuringUpload, SimulatedNetwork, cohort, make_round
 from secagg.transcript import verify_transcript
-from secagg_demo.comparison import Comparison, Rates, TenantResult
+from secagg_demo.comparison import Comparison, TenantResult
 from secagg_demo.evidence import examine, round_folder, write_readme
 from secagg_demo.journal import Mark, Span, Timeline
-from secagg_demo.results import DemoResult, Exclusion, RoundResult
+from secagg_demo.results import DemoResult, Exclusion, Mission, RoundResult
 
 TENANTS, LENGTH = 5, 30_000
 NAMES = cohort(TENANTS).names
@@ -105,24 +105,44 @@ def canned(folder: Path, *, abort: bool = False) -> DemoResult:
         ),
         seconds=12.3,
         seconds_by_part={"federation": 9.0},
+        mission=mission(),
     )
 
 
 def comparison() -> Comparison:
     losses = {name: 2.0 + 0.1 * place for place, name in enumerate(NAMES)}
-    rates = Rates(
-        6,
-        (0.003, 0.01),
-        {"local_only": (1.9, 1.8), "federated": (1.7, 1.8), "centralised": (1.9, 1.7)},
-    )
     results = tuple(
-        TenantResult(name, base, base - 0.2, base + 0.1, base - 0.27, base - 0.3)
+        TenantResult(
+            tenant=name,
+            full_zero_shot=base,
+            emulator_zero_shot=base + 0.2,
+            full_fine_tuned=base - 0.3,
+            emulator_fine_tuned=base - 0.1,
+            plug_in=base - 0.27,
+            local_only=base - 0.2,
+            local_only_on_all=base + 0.1,
+            centralised=base - 0.3,
+        )
         for name, base in losses.items()
     )
     rounds = tuple(
         {name: base - 0.09 * number for name, base in losses.items()} for number in range(4)
     )
-    return Comparison(rates, results, rounds)
+    return Comparison(results, rounds)
+
+
+def mission() -> Mission:
+    emulator = {
+        "layers": 10, "edge": 2, "keep": 3, "full_digest": "aa" * 32, "emulator_digest": "bb" * 32,
+        "manifest_sha256": "cc" * 32,
+    }  # fmt: skip
+    verdict = {"clause": "verbatim.middle_max", "outcome": "pass", "sentence": "0 <b> of 3"}
+    return Mission(
+        emulator=emulator,
+        audit={"verdicts": [verdict]},
+        admissions={name: {"checks": 9} for name in NAMES},
+        plug_in={"plugged_digest": "dd" * 32},
+    )
 
 
 def text(name: str) -> dict[str, object]:

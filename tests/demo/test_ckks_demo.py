@@ -45,8 +45,8 @@ ROOT = Path(__file__).parents[2]
 TENANTS = ("ada", "bob", "cyd", "dan", "eve")
 LENGTH = 40_000
 TINY = Recipe(
-    steps_per_round=2, batch=2, context=64, rank=4, warmup_steps=1, rate_grid=(0.003, 0.01),
-    test_windows=4, validation_windows=2,
+    steps_per_round=2, batch=2, context=64, warmup_steps=1, lr=1e-3, full_lr=1e-3,
+    test_windows=4,
 )  # fmt: skip
 FAST_LEASE = {"seconds": 4.0, "grace_seconds": 0.5, "join_grace_seconds": 60.0}
 
@@ -185,7 +185,7 @@ def test_the_whole_command_under_ckks(tmp_path: Path, capsys) -> None:
     """With very little training; one tenant is killed in round 2 and back in round 3."""
     out = tmp_path / "demo"
     command = ["--scheme", "ckks", "--tenants", "4", "--format", "json", "--out", str(out)]
-    assert show(_parser().parse_args(command), TINY, pilot_steps=1) == 0
+    assert show(_parser().parse_args(command), TINY) == 0
     report = json.loads(capsys.readouterr().out)
     assert [entry["scheme"] for entry in report["rounds"]] == ["ckks"] * 3
     assert [len(entry["survivors"]) for entry in report["rounds"]] == [4, 3, 4]

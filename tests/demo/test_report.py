@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +19,10 @@ ROUND_KEYS = {
     "round", "scheme", "cohort", "survivors", "killed", "exact_sum", "upload_bytes_per_value",
     "uniformity_p", "seconds",
 }  # fmt: skip
-EVALUATION_KEYS = {
-    "tenant", "base", "local_only", "local_only_on_all", "federated", "centralised"
+FIVE_ROWS = {
+    "full_zero_shot", "emulator_zero_shot", "full_fine_tuned", "emulator_fine_tuned", "plug_in"
 }  # fmt: skip
+EVALUATION_KEYS = FIVE_ROWS | {"tenant", "local_only", "local_only_on_all", "centralised"}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -34,7 +36,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]
 
 def test_the_promised_keys_are_there(finished) -> None:
     _, report, _ = finished
-    assert {"rounds", "evaluation", "parameters", "seconds"} <= report.keys()
+    assert {"rounds", "evaluation", "parameters", "seconds", "five_rows"} <= report.keys()
+    assert report["five_rows"].keys() == FIVE_ROWS
     for entry in report["rounds"]:
         assert entry.keys() >= ROUND_KEYS
         assert isinstance(entry["seconds"], dict)
@@ -63,6 +66,17 @@ def test_the_killed_tenant_is_missing_among_the_survivors(finished) -> None:
 def test_the_recovered_share_is_of_the_mean_gain(finished) -> None:
     _, report, _ = finished
     assert report["recovered_share_of_centralised_gain"] == pytest.approx(0.27 / 0.3)
+    assert report["recovered_share_of_full_fine_tuning_gain"] == pytest.approx(0.27 / 0.3)
+    assert report["protects"] is True
+
+
+def test_an_emulator_as_good_as_the_plug_in_is_said_not_to_protect(tmp_path: Path) -> None:
+    good = canned(tmp_path)
+    assert good.comparison is not None
+    results = tuple(replace(r, emulator_fine_tuned=r.plug_in) for r in good.comparison.results)
+    result = replace(good, comparison=replace(good.comparison, results=results))
+    assert write_json(result, tmp_path)["protects"] is False
+    assert "does not hold" in render(result, tmp_path / "evidence")
 
 
 def test_the_repositorys_own_check_accepts_the_evidence(finished) -> None:

@@ -16,8 +16,8 @@ from secagg_models.recipe import Recipe
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 ROOT = Path(__file__).parents[2]
 TINY = Recipe(
-    steps_per_round=2, batch=2, context=64, rank=4, warmup_steps=1, rate_grid=(0.003, 0.01),
-    test_windows=4, validation_windows=2,
+    steps_per_round=2, batch=2, context=64, warmup_steps=1, lr=1e-3, full_lr=1e-3,
+    test_windows=4,
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def options(*arguments: str) -> argparse.Namespace:
 
 def test_five_tenants_three_rounds_one_killed_and_back(tmp_path: Path, capsys) -> None:
     out = tmp_path / "demo"
-    assert show(options("--out", str(out)), TINY, pilot_steps=1) == 0
+    assert show(options("--out", str(out)), TINY) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((out / "report.json").read_text())
     killed = report["rounds"][1]["killed"]
@@ -47,7 +47,7 @@ def test_more_tenants_than_packages_share_them_by_file(tmp_path: Path, capsys) -
     recipe = dataclasses.replace(TINY, packages=("networkx", "Pygments"))
     out = tmp_path / "demo"
     arguments = ("--tenants", "3", "--rounds", "1", "--kill", "0", "--out", str(out))
-    assert show(options(*arguments), recipe, pilot_steps=1) == 0
+    assert show(options(*arguments), recipe) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["rounds"][0]["survivors"] == ["networkx-1", "networkx-2", "pygments"]
     sources = [text["source"] for text in report["texts"]]
@@ -65,7 +65,7 @@ def test_a_kill_that_misses_the_quorum_ends_visibly_with_nothing_opened(
 ) -> None:
     out = tmp_path / "demo"
     arguments = ("--tenants", "3", "--rounds", "3", "--kill", "1", "--out", str(out))
-    assert show(options(*arguments), TINY, pilot_steps=1) == 5
+    assert show(options(*arguments), TINY) == 5
     report = json.loads(capsys.readouterr().out)
     assert [entry["outcome"] for entry in report["rounds"]] == ["opened", "aborted"]
     assert report["rounds"][1]["exact_sum"] is None
