@@ -82,7 +82,10 @@ def test_the_zero_shot_classifier_survives_its_folder(
             ("numpy", "matplotlib"),
         ),
         (
-            "See :func:`spsolve` and ``splu`` for how a system is solved whose matrix has zeros",
+            (
+                "See :func:`spsolve` and ``splu`` for how a system of equations is solved "
+                "if its matrix is sparse"
+            ),
             ("spsolve", "splu"),
         ),
         (
