@@ -3,6 +3,7 @@
 secagg experiment five-rows                       # the shipped base and MiniLM, 3 seeds
 secagg experiment five-rows --model minilm --seeds 5 --out build/five-rows
 secagg experiment five-rows --quick               # a minute: whether it runs, no figures to quote
+secagg experiment five-rows --model shipped --seeds 1 --validation --lr 0.006   # to choose a rate
 
 five-rows measures Offsite-Tuning: full and emulator untuned, full fine-tuned, emulator tuned, and
 the plug-in, beside local-only and centralised; for every seed, with 95% intervals. Two processes
@@ -36,8 +37,17 @@ def main(argv: list[str]) -> int:
     # Models are an extra: --help works without it.
     from secagg_demo.five_rows_run import Options, run_five_rows
 
+    on = "validation" if options.validation else "test"
     summaries = run_five_rows(
-        Options(models, options.seeds, options.out, options.quick, options.emulator)
+        Options(
+            models=models,
+            seeds=options.seeds,
+            out=options.out,
+            quick=options.quick,
+            emulator=options.emulator,
+            on=on,
+            instead=_instead(options),
+        )
     )
     if options.format == "json":
         print(json.dumps([summary.to_json() for summary in summaries]))
@@ -47,6 +57,12 @@ def main(argv: list[str]) -> int:
     print("\n\n".join(table(summary) for summary in summaries))
     print(f"\nwritten to {options.out}", file=sys.stderr)
     return 0
+
+
+def _instead(options: argparse.Namespace) -> dict[str, float]:
+    """Numbers of the recipe that the command line rules."""
+    numbers = {name: getattr(options, name) for name in ("lr", "full_lr", "server_rate")}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,5 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     rows.add_argument(
         "--quick", action="store_true", help="one round of three steps: shows only that it runs"
     )
+    choice = rows.add_argument_group("choosing a recipe", "numbers are chosen on validation text")
+    choice.add_argument("--validation", action="store_true", help="measure there, not on test text")
+    choice.add_argument("--lr", type=float, help="of what is tuned through the emulator")
+    choice.add_argument("--full-lr", type=float, help="of fine-tuning the full model")
+    choice.add_argument("--server-rate", type=float, help="the owner's step, times the mean")
     rows.add_argument("--format", choices=("text", "json"), default="text")
     return parser

@@ -37,6 +37,9 @@ class Options:
     out: Path
     quick: bool = False
     emulator: Path | None = None
+    on: str = "test"
+    instead: Mapping[str, float] = field(default_factory=dict)
+    """Of the recipe's numbers, to choose them on validation text."""
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +116,8 @@ def write(options: Options, summaries: list[Summary]) -> None:
         ["secagg experiment five-rows", f"--seeds {options.seeds}"]
         + ([f"--model {options.models[0]}"] if len(options.models) == 1 else [])
         + (["--quick"] if options.quick else [])
+        + (["--validation"] if options.on == "validation" else [])
+        + [f"--{name.replace('_', '-')} {value:g}" for name, value in options.instead.items()]
     )
     figures = json.dumps([summary.to_json() for summary in summaries], indent=1)
     (options.out / "five-rows.json").write_text(figures + "\n")
@@ -158,6 +163,8 @@ def _job(
         "quick": options.quick,
         "emulator": emulator,
         "passages": None if passages is None else str(passages),
+        "on": options.on,
+        "instead": dict(options.instead),
     }
 
 

@@ -134,9 +134,7 @@ def prepare(job: Mapping[str, Any], say: Say) -> Setting:
         task = minilm.subject_task(passages=passages)
         full, tokenizer, recipe = task.model, task.tokenizer, minilm.RECIPE
         tuning: dict[str, train.Stream] = {t: parts["train"] for t, parts in task.streams.items()}
-        test: dict[str, train.Stream] = {
-            t: parts[job["on"]] for t, parts in task.streams.items()
-        }
+        test: dict[str, train.Stream] = {t: parts[job["on"]] for t, parts in task.streams.items()}
     else:
         loaded, recipe = load_full_model(SHIPPED), Recipe()
         full, tokenizer = loaded.model, loaded.tokenizer

@@ -3,8 +3,8 @@
 The same recipe rules all arms: same optimiser, same schedule, same number of sequential optimiser
 steps, same windows per tenant and step. What is tuned through the emulator (federated, local-only,
 centralised) has one learning rate, fine-tuning the full model has another; each was the best of a
-grid on validation text (`secagg experiment five-rows --rates`). Centralised training takes
-every tenant's windows in each step, so N times the batch.
+grid on validation text (`secagg experiment five-rows --validation --lr ... --full-lr ...`).
+Centralised training takes every tenant's windows in each step, so N times the batch.
 """
 
 from __future__ import annotations
