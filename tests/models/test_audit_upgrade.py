@@ -48,6 +48,18 @@ def test_a_classifier_is_attacked_on_labelled_passages() -> None:
     assert all(point.loss < 2.0 for point in result.points)
 
 
+def test_on_labelled_passages_recovery_is_towards_the_full_model_with_the_same_training() -> None:
+    """Or learning the task would pass for recovering the model."""
+    found, text = classifier_pair()
+    with torch.no_grad():
+        found.full.head.weight.neg_()  # a full model that is bad at this task until it is tuned
+    result = audit_upgrade(
+        found.full, found.emulator, SPLIT, text.attacker, text.held_out, SETTINGS,
+        budgets=(1024,), names=("heal",),
+    )  # fmt: skip
+    assert result.full_loss < attacks.loss_of(found.full, text.held_out, SETTINGS)
+
+
 def test_duplication_repeats_the_nearest_kept_layer_up_to_the_full_depth() -> None:
     found = trained_pair()
     deeper = attacks.duplicated(found.emulator, SPLIT)
