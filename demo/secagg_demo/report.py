@@ -2,7 +2,8 @@
 
 Its keys are promised: `rounds`, `evaluation`, `parameters`, `seconds`, `five_rows` (held-out loss,
 mean over tenants: `full_zero_shot, emulator_zero_shot, full_fine_tuned, emulator_fine_tuned,
-plug_in`), and within a round `round,
+plug_in`), within `evaluation` `tenant, base, local_only, local_only_on_all, federated,
+centralised`, and within a round `round,
 scheme, cohort, survivors, killed, exact_sum, upload_bytes_per_value, uniformity_p, seconds`. More
 keys may stand beside them. `uniformity_p` is of the first survivor; `uniformity` has all of them.
 """
@@ -14,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from secagg_demo.comparison import Comparison
+from secagg_demo.comparison import Comparison, TenantResult
 from secagg_demo.results import DemoResult, RoundResult
 
 
@@ -23,7 +24,7 @@ def as_json(result: DemoResult) -> dict[str, Any]:
     comparison = result.comparison
     return {
         "rounds": [_round(entry) for entry in result.rounds],
-        "evaluation": [] if comparison is None else [asdict(one) for one in comparison.results],
+        "evaluation": [] if comparison is None else [_tenant(one) for one in comparison.results],
         "parameters": dict(result.parameters),
         "seconds": round(result.seconds, 1),
         "seconds_by_part": {k: round(v, 1) for k, v in result.seconds_by_part.items()},
@@ -73,6 +74,11 @@ def _round(entry: RoundResult) -> dict[str, Any]:
             for held in evidence.held
         },
     }
+
+
+def _tenant(result: TenantResult) -> dict[str, Any]:
+    """`base` and `federated` are what the full model was, and is with the federation's update."""
+    return asdict(result) | {"base": result.full_zero_shot, "federated": result.plug_in}
 
 
 def _training(comparison: Comparison) -> dict[str, Any]:

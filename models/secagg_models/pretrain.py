@@ -13,8 +13,9 @@ The schedule is warmup, constant, then linear decay to zero, so the end can be c
   touch build/pretrain/decay    starts it now; if that file holds a number, that is the last step
 The chosen end is stored in the checkpoint and the curve.
 
-A second stage goes on from finished weights (--start FOLDER), with fewer layers if --layers says so
-(middle ones are left out uniformly), over windows that the first stage did not read (--skip-steps).
+A later stage goes on from finished weights (--start FOLDER), with fewer or more layers if --layers
+says so (middle ones are left out, or doubled), over windows that no earlier stage read
+(--skip-steps).
 With --layer-drop P each layer but the first and last two is skipped with probability P at each step
 (LayerDrop, Fan, Grave, Joulin 2019): then no middle layer is indispensable to its neighbours, and
 what edge layers learn beside some of them is of use beside all of them.
@@ -26,6 +27,7 @@ build/pretrain/export; shipping them is a decision of the maintainer (copy to se
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
@@ -42,7 +44,6 @@ from numpy.typing import NDArray
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from secagg_models import attention, text
-from secagg_models.split import Split
 from secagg_models.train import Precision, has_bf16, token_loss
 
 _VALIDATION_WINDOWS = 128
@@ -292,11 +293,19 @@ def _record(run: Run, recent: list[float], step_s: float) -> dict[str, Any]:
 
 
 def start_from(model: LlamaForCausalLM, folder: str) -> None:
-    """Take finished weights; where they have more layers, middle ones are left out uniformly."""
+    """Take finished weights. Where they have more layers, middle ones are left out uniformly; where
+    they have fewer, middle ones are doubled uniformly, and the doubles add nothing at first."""
     given = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    layers, wanted = given.config.num_hidden_layers, model.config.num_hidden_layers
-    kept = Split.uniform(layers, _EDGE, wanted - 2 * _EDGE).full_layers
-    given.model.layers = torch.nn.ModuleList(given.model.layers[i] for i in kept)
+    middle, wanted = (m.config.num_hidden_layers - 2 * _EDGE for m in (given, model))
+    sources = [round(i * (middle - 1) / (wanted - 1)) for i in range(wanted)]
+    layers = list(given.model.layers[:_EDGE])
+    for place, source in enumerate(sources):
+        layer = copy.deepcopy(given.model.layers[_EDGE + source])
+        if source in sources[:place]:
+            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+        layers.append(layer)
+    given.model.layers = torch.nn.ModuleList([*layers, *given.model.layers[-_EDGE:]])
     model.load_state_dict(given.state_dict())
 
 
@@ -359,6 +368,7 @@ def main() -> None:
     parser.add_argument("--layer-drop", type=float, default=0.0)
     parser.add_argument("--start", metavar="FOLDER", help="go on from these weights")
     parser.add_argument("--skip-steps", type=int, default=0)
+    parser.add_argument("--decay-share", type=float, default=0.25)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--matrix-lr", type=float, default=0.015)
     parser.add_argument("--other-lr", type=float, default=4e-3)
@@ -373,6 +383,7 @@ def main() -> None:
         other_lr=arguments.other_lr,
         layer_drop=arguments.layer_drop,
         skip_steps=arguments.skip_steps,
+        decay_share=arguments.decay_share,
     )
     run = prepare(config, arguments.out, arguments.steps, arguments.start)
     train(run, arguments.finish_by)

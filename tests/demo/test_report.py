@@ -22,7 +22,9 @@ ROUND_KEYS = {
 FIVE_ROWS = {
     "full_zero_shot", "emulator_zero_shot", "full_fine_tuned", "emulator_fine_tuned", "plug_in"
 }  # fmt: skip
-EVALUATION_KEYS = FIVE_ROWS | {"tenant", "local_only", "local_only_on_all", "centralised"}
+EVALUATION_KEYS = FIVE_ROWS | {
+    "tenant", "base", "local_only", "local_only_on_all", "federated", "centralised"
+}  # fmt: skip
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -43,6 +45,7 @@ def test_the_promised_keys_are_there(finished) -> None:
         assert isinstance(entry["seconds"], dict)
     for row in report["evaluation"]:
         assert row.keys() == EVALUATION_KEYS
+        assert (row["base"], row["federated"]) == (row["full_zero_shot"], row["plug_in"])
 
 
 def test_the_report_is_json_without_infinities(finished) -> None:
