@@ -12,6 +12,9 @@
     [model]
     base = "shipped"                   # or a local folder, or a hub id
     base_digest = "..."                # pinned; 'secagg owner show-base' prints it
+    # emulator = "emulator"            # or instead of a base: a package of 'secagg owner emulate',
+    # emulator_digest = "..."          # admitted at every start; its manifest's digest, pinned
+    # owner_key = "..."                # the owner's public key, which signs what this tenant takes
 
     [training]
     trainer = "lora"
@@ -29,12 +32,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from secagg.ckks.parameters import Packing, Security
 from secagg.errors import ConfigError
 from secagg.plan import COMPLETE_UP_TO, MIN_SURVIVORS, Scheme, Suite
 from secagg.policy import Policy
+from secagg_models.admission import limits
 from secagg_wire.settings import FilePath, HexDigest, Table, load
 
 ENVIRONMENT_PREFIX = "SECAGG_TENANT__"
@@ -98,11 +102,38 @@ class PolicyTable(Table):
 
 
 class Model(Table):
-    """The base model: loaded here, never sent by anybody."""
+    """The base model, loaded here; or the emulator that an owner made of a model of its own.
+
+    `emulator` is a package folder. It is admitted (`secagg tenant admit`) whenever this tenant
+    joins: signed by `owner_key`, with the manifest digest `emulator_digest` where that is pinned.
+    """
 
     base: str = "shipped"
     base_digest: HexDigest | None = None
+    emulator: FilePath | None = None
+    emulator_digest: HexDigest | None = None
     owner_key: HexDigest | None = None
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Model:
+        if self.emulator is None:
+            if self.emulator_digest is not None:
+                raise ValueError("emulator_digest is given, and emulator is not")
+            return self
+        if "base" in self.model_fields_set:
+            raise ValueError("base and emulator exclude each other: an emulator is the base")
+        if self.owner_key is None:
+            raise ValueError("owner_key is needed where emulator is given: it must have signed it")
+        return self
+
+
+def _known_thresholds(values: dict[str, float]) -> dict[str, float]:
+    limits.Thresholds.from_json(values)
+    return values
+
+
+Thresholds = Annotated[dict[str, float], AfterValidator(_known_thresholds)]
+"""Limits of the admission, by figure (`secagg_models.admission.limits`); others keep theirs."""
 
 
 class LoraTraining(Table):
@@ -169,6 +200,7 @@ class Config(Table):
     policy: PolicyTable
     training: Annotated[LoraTraining | VectorTraining, Field(discriminator="trainer")]
     model: Model = Model()
+    admission: Thresholds = Field(default_factory=dict)
     upload: Upload = Upload()
     patience: Patience = Patience()
     demonstration: Demonstration | None = None
@@ -176,11 +208,18 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _pins_what_it_trains(self) -> Config:
-        if isinstance(self.training, LoraTraining) and self.model.base_digest is None:
+        pinned = self.model.base_digest is not None or self.model.emulator is not None
+        if isinstance(self.training, LoraTraining) and not pinned:
             raise ValueError(
                 "model.base_digest is needed where trainer = 'lora': 'secagg owner show-base BASE' "
                 "prints it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_the_emulator(self) -> Config:
+        if self.model.emulator is not None and not isinstance(self.training, LoraTraining):
+            raise ValueError("model.emulator is for trainer = 'lora': nothing else trains it")
         return self
 
     @model_validator(mode="after")
@@ -202,19 +241,21 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
 
 def required_files(config: Config) -> tuple[Path, ...]:
     """What must be there before this tenant can join."""
+    emulator = () if config.model.emulator is None else (config.model.emulator,)
     match config.training:
         case LoraTraining(text=text):
-            return (text,)
+            return (text, *emulator)
         case VectorTraining(file=file):
-            return () if file is None else (file,)
+            return emulator if file is None else (file, *emulator)
 
 
 def check_text(config: Config) -> None:
-    """Demand that the private text exists.
+    """Demand that the private text exists, and the emulator where one is named.
 
     Raises:
         ConfigError: it does not.
     """
     for path in required_files(config):
         if not path.exists():
-            raise ConfigError(f"{path} does not exist; training.text or training.file names it")
+            key = "model.emulator" if path == config.model.emulator else "training.text or file"
+            raise ConfigError(f"{path} does not exist; {key} names it")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 
 import grpc
 
-from secagg.errors import ConfigError, MalformedMessage, SecaggError
+from secagg.errors import ConfigError, MalformedMessage, ProtocolError, SecaggError
 from secagg.plan import RoundPlan
 from secagg_tenant.admission import Admission
 from secagg_tenant.connection import Connection
@@ -74,9 +74,10 @@ class Session:
         Raises:
             Refusal: the coordinator does not serve this tenant.
             ConfigError: what this tenant trains is not what its configuration says.
+            ProtocolError: the emulator that it was to train is not admitted.
         """
         self._wanted = rounds
-        await self._tenant.training.run(self._tenant.trainer.prepare)
+        await self._prepare()
         self._tenant.log.event("joining", tenant=self._tenant.name, pid=os.getpid())
         try:
             await self._resume_live_round()
@@ -86,6 +87,24 @@ class Session:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._advance()
+
+    async def _prepare(self) -> None:
+        """Nothing is joined before the trainer has what it needs and has admitted it."""
+        tenant = self._tenant
+        try:
+            await tenant.training.run(tenant.trainer.prepare)
+        except ProtocolError as error:
+            tenant.log.warning("emulator_refused", reason=str(error))
+            raise
+        if tenant.config.model.emulator is not None:
+            admitted = tenant.store.last_admission() or {}
+            tenant.log.event(
+                "emulator_admitted",
+                manifest_sha256=str(admitted.get("manifest_sha256")),
+                owner=str(admitted.get("owner")),
+                verdict=str(admitted.get("verdict")),
+                clauses=tuple(str(check["clause"]) for check in admitted.get("checks", ())),
+            )
 
     async def _until_enough(self) -> None:
         """Watch and renew until enough rounds have ended, or an error that will not pass."""

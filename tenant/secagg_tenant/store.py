@@ -20,7 +20,7 @@ from secagg.errors import ConfigError
 from secagg.plan import RoundPlan
 from secagg_wire.manifest import Origin
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE round (
@@ -40,6 +40,10 @@ CREATE TABLE draw (
     context BLOB NOT NULL, sum_root BLOB NOT NULL, leaves TEXT NOT NULL,
     PRIMARY KEY (context, sum_root)
 );
+CREATE TABLE admission (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, digest BLOB NOT NULL, passed INTEGER NOT NULL,
+    report TEXT NOT NULL
+);
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
 );
@@ -52,6 +56,12 @@ ALTER TABLE version ADD COLUMN checked TEXT NOT NULL DEFAULT 'before';
 CREATE TABLE draw (
     context BLOB NOT NULL, sum_root BLOB NOT NULL, leaves TEXT NOT NULL,
     PRIMARY KEY (context, sum_root)
+);
+"""
+_FROM_2 = """
+CREATE TABLE admission (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, digest BLOB NOT NULL, passed INTEGER NOT NULL,
+    report TEXT NOT NULL
 );
 """
 
@@ -190,6 +200,19 @@ class TenantStore:
         """Whether there are figures for this version."""
         return self._one("SELECT 1 FROM evaluation WHERE digest = ?", digest) is not None
 
+    def add_admission(self, digest: bytes, passed: bool, report: Mapping[str, object]) -> None:
+        """An emulator package was examined: its manifest's digest, and the whole report."""
+        self._write(
+            "INSERT INTO admission (at, digest, passed, report) VALUES (?, ?, ?, ?)",
+            time.time(), digest, passed, json.dumps(report, sort_keys=True),
+        )  # fmt: skip
+        self.audit("emulator_admitted" if passed else "emulator_refused", digest=digest.hex())
+
+    def last_admission(self) -> dict[str, Any] | None:
+        """The report of the last emulator that was examined, or None."""
+        row = self._one("SELECT report FROM admission ORDER BY id DESC LIMIT 1")
+        return None if row is None else dict(json.loads(row[0]))
+
     def audit(self, event: str, **detail: object) -> None:
         """Append to the audit log."""
         self._write(
@@ -222,6 +245,8 @@ _REPORT = {
     "versions": "SELECT v.number, lower(hex(v.digest)) AS digest, v.fetched_at, v.checked, "
     "e.name, e.value "
     "FROM version v LEFT JOIN evaluation e ON e.digest = v.digest ORDER BY v.number, e.name",
+    "admissions": "SELECT lower(hex(digest)) AS digest, at, passed, "
+    "json_extract(report, '$.owner') AS owner FROM admission ORDER BY id",
     "audit": "SELECT * FROM (SELECT * FROM audit ORDER BY id DESC LIMIT 200) ORDER BY id",
 }
 
@@ -238,9 +263,12 @@ def _open(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, isolation_level=None, timeout=5)
         database.execute("PRAGMA journal_mode = WAL")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 1:
-            database.executescript(f"BEGIN EXCLUSIVE; {_FROM_1} PRAGMA user_version = 2; COMMIT")
-            version = 2
+        for older, step in ((1, _FROM_1), (2, _FROM_2)):
+            if version == older:
+                version = older + 1
+                database.executescript(
+                    f"BEGIN EXCLUSIVE; {step} PRAGMA user_version = {version}; COMMIT"
+                )
         if version == 0:
             database.executescript(
                 f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from secagg.errors import ConfigError, PolicyRefused
 from secagg.plan import RoundPlan
 from secagg_tenant.config import Config, LoraTraining, VectorTraining
 from secagg_wire.manifest import Manifest
+
+if TYPE_CHECKING:
+    from secagg_models.base import Base
 
 Vector = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -53,6 +57,7 @@ class Trainer(Protocol):
 
         Raises:
             ConfigError: text or base model are not what the configuration says.
+            ProtocolError: the emulator is not admitted.
         """
 
     def check(self, plan: RoundPlan, version: ModelVersion | None) -> None:
@@ -150,4 +155,15 @@ def make_trainer(config: Config, tenant: str) -> Trainer:
         case LoraTraining() as lora:
             from secagg_tenant.update_trainer import UpdateTrainer
 
-            return UpdateTrainer(lora, config.model, config.policy, lora.name or tenant)
+            return UpdateTrainer(
+                lora, config.model, config.policy, lora.name or tenant, _emulator_of(config)
+            )
+
+
+def _emulator_of(config: Config) -> Callable[[], Base] | None:
+    """How the configured emulator is admitted and loaded; None where the base is another model."""
+    if config.model.emulator is None:
+        return None
+    from secagg_tenant.admit import admitted_base
+
+    return partial(admitted_base, config)

@@ -10,7 +10,7 @@ A tenant may train only the first columns of B (`training.rank`): what leaves ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -42,9 +42,18 @@ class _Attached:
 class UpdateTrainer:
     """See `secagg_tenant.trainer.Trainer`."""
 
-    def __init__(self, config: LoraTraining, model: Model, limits: PolicyTable, name: str) -> None:
+    def __init__(
+        self,
+        config: LoraTraining,
+        model: Model,
+        limits: PolicyTable,
+        name: str,
+        emulator: Callable[[], Base] | None = None,
+    ) -> None:
+        """`emulator` admits and loads what `model.emulator` names, in place of a base."""
         self._config = config
         self._model = model
+        self._emulator = emulator
         self._limits = limits
         self._name = name
         self._attached: _Attached | None = None
@@ -58,6 +67,7 @@ class UpdateTrainer:
 
         Raises:
             ConfigError: the base cannot be loaded, or is not the pinned one.
+            ProtocolError: the emulator is not admitted.
         """
         self._stream("train")
 
@@ -68,7 +78,7 @@ class UpdateTrainer:
         meta, update = self._read(version)
         training, limits, layout = meta.training, self._limits, updates.delta_layout(update)
         windows = training.steps * training.batch
-        if meta.base_digest != self._model.base_digest:
+        if meta.base_digest != self._base_digest:
             raise PolicyRefused("base_digest", "another base model than the pinned one")
         if training.steps > limits.max_training_steps:
             reason = f"{training.steps} steps are above {limits.max_training_steps}"
@@ -109,7 +119,7 @@ class UpdateTrainer:
         if self._config.evaluation_windows == 0:
             return {}
         meta, update = self._read(version)
-        if meta.base_digest != self._model.base_digest:
+        if meta.base_digest != self._base_digest:
             return {}
         loss = train.evaluate(
             self._model_with(update), self._stream("validation"),
@@ -122,8 +132,15 @@ class UpdateTrainer:
     def _corpus(self) -> Corpus:
         return corpus_of_folder(self._config.text, name=self._name, pattern=self._config.pattern)
 
+    @property
+    def _base_digest(self) -> str | None:
+        """What is pinned; an admitted emulator's own, since its signed manifest pins that."""
+        return self._model.base_digest if self._emulator is None else self._base.digest
+
     @cached_property
     def _base(self) -> Base:
+        if self._emulator is not None:
+            return self._emulator()
         base = load_base(self._model.base)
         if base.digest != self._model.base_digest:
             raise ConfigError(
