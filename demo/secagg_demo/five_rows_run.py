@@ -188,7 +188,8 @@ def _command(job: Mapping[str, Any]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return {**os.environ, **quiet, "OMP_NUM_THREADS": "1"}
 
 
 def _machine() -> str:

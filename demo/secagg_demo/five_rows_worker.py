@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -294,8 +293,6 @@ def _say(text: str, done: int, of: int) -> None:
 
 def main() -> None:
     """Read the job, do it, print the result."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torch.set_num_threads(1)
     job = json.loads(sys.argv[1])
     result = run(job, _say)
