@@ -11,8 +11,8 @@ say what the package is worth to the attacker: how many tokens a model of the sa
 needs from scratch to reach the same loss, less the budget. Where the curve from scratch ends above
 that loss, the figure is a lower bound.
 
-On labelled passages an attack also learns the task, which the full model untuned may do badly; there
-the full model is trained on the same tokens first, and recovery is towards that.
+On labelled passages an attack also learns the task, which the full model untuned may do badly;
+there the full model is trained on the same tokens first, and recovery is towards that.
 
 The attacker's text must share no file with the held-out text: the caller splits it so.
 """
@@ -58,7 +58,7 @@ class ScratchCurve:
 
 @dataclass(frozen=True, slots=True)
 class UpgradeResult:
-    """Losses are held-out nats (a byte, or a passage). `full_loss` is of the full model, on labelled
+    """Losses are held-out nats (a byte, or a passage). `full_loss` is the full model's, on labelled
     passages after training on the largest budget."""
 
     full_loss: float
