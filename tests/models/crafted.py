@@ -225,6 +225,8 @@ def position_attention(model: Any) -> None:
     tokens = torch.nn.functional.normalize(decoder.embed_tokens.weight[:, :half], dim=1)
     decoder.embed_tokens.weight[:, :half] = 0.1 * tokens
     decoder.embed_tokens.weight[:, half:] *= 1e-3
+    places = torch.nn.functional.normalize(decoder.embed_positions.weight[:, half:], dim=1)
+    decoder.embed_positions.weight[:, half:] = 0.1 * places
     decoder.embed_positions.weight[:, :half] *= 1e-3
     attention = decoder.layers[0].self_attn
     for projection in (attention.q_proj, attention.k_proj):
