@@ -73,6 +73,11 @@ class Summary:
             raise ConfigError("five rows: no seed was run; --seeds is 1 or more")
 
     @property
+    def count(self) -> str:
+        """How many seeds, in words."""
+        return f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+
+    @property
     def losses(self) -> dict[str, Interval]:
         """By row."""
         return {row: interval([s.loss(row) for s in self.seeds]) for row in (*ROWS, *BESIDE)}
@@ -118,19 +123,32 @@ class Summary:
         """Whether both differences are above zero with their whole intervals."""
         return all(found.low > 0 for found in self.differences.values())
 
+    @property
+    def verbatim(self) -> float:
+        """The largest share of a shipped middle that is the original's."""
+        return max(float(s.facts.get("verbatim_middle_share", 0.0)) for s in self.seeds)
+
     def verdict(self) -> str:
-        """One sentence for people."""
+        """In words, for people."""
+        if self.verbatim:
+            return (
+                f"NO PROTECTION: {self.verbatim:.0%} of the shipped middle is the original's as it "
+                f"is; distil longer, or at a higher rate. {self._about_rows()}"
+            )
+        return self._about_rows()
+
+    def _about_rows(self) -> str:
         if not self.holds:
             short = [name for name, found in self.differences.items() if not found.low > 0]
             return (
-                f"NOT SHOWN over {len(self.seeds)} seeds: the interval of {' and of '.join(short)} "
+                f"NOT SHOWN over {self.count}: the interval of {' and of '.join(short)} "
                 "is not above zero. This emulator is not shown to protect: keep fewer middle "
                 "layers, distil less, or take a deeper base; or run more seeds."
             )
         reached = "reaches" if self.recovery.mean >= WANTED_RECOVERY else "does not reach"
         return (
             f"The plug-in beats the untuned full model and the tuned emulator over "
-            f"{len(self.seeds)} seeds, and {reached} {WANTED_RECOVERY:.0%} of full fine-tuning's "
+            f"{self.count}, and {reached} {WANTED_RECOVERY:.0%} of full fine-tuning's "
             f"gain ({self.recovery.mean:.0%})."
         )
 

