@@ -233,24 +233,76 @@ def position_attention(model: Any) -> None:
         projection.weight[:, :half] *= 0.02
 
 
-CRAFTED: Final[dict[Crafting, str]] = {
-    not_a_number: "finite",
-    gain_outlier: "norm_gains",
-    zeroed_gains: "norm_gains",
-    rank_one: "rank",
-    spectrum_spike: "spectrum",
-    imprint: "duplicates",
-    partial_imprint: "duplicates",
-    one_hot_rows: "sparse_rows",
-    bias_steps: "biases",
-    large_bias: "biases",
-    loud_layer: "scale",
-    loud_row: "scale",
-    one_hot_embeddings: "embeddings",
-    identity_attention: "pass_through",
-    silent_attention: "pass_through",
-    identity_mlp: "pass_through",
-    position_attention: "attention",
-    leaky: "imprint",
+@torch.no_grad()
+def loud_norm(model: Any) -> None:
+    """A whole norm on another scale than its siblings."""
+    model.model.decoder.layers[0].final_layer_norm.weight.mul_(100)
+
+
+@torch.no_grad()
+def norm_offset(model: Any) -> None:
+    """A coordinate that is constant after a norm: a bias for weights that have none."""
+    model.model.decoder.layers[0].final_layer_norm.bias[0] = 50
+
+
+@torch.no_grad()
+def dead_rows(model: Any) -> None:
+    """A matrix that is blind to part of its input."""
+    weight = model.model.decoder.layers[0].self_attn.v_proj.weight
+    weight[: len(weight) // 8] = 0
+
+
+@torch.no_grad()
+def one_hot_columns(model: Any) -> None:
+    """Each unit writes to one coordinate."""
+    weight = model.model.decoder.layers[0].fc2.weight
+    weight.copy_(torch.eye(len(weight)).repeat(1, 4) * weight.norm(dim=0))
+
+
+@torch.no_grad()
+def loud_embedding(model: Any) -> None:
+    """One token drowns the others."""
+    model.model.decoder.embed_tokens.weight[40] *= 50
+
+
+@torch.no_grad()
+def orthogonal_embeddings(model: Any) -> None:
+    """Tokens apart from each other, in a hidden basis; needs more width than tokens."""
+    rows = model.model.decoder.embed_tokens.weight
+    rows.copy_(0.3 * rotation(rows.shape[1])[: len(rows)])
+
+
+@torch.no_grad()
+def constant_attention(model: Any) -> None:
+    """Attention that adds the same to every token."""
+    attention = model.model.decoder.layers[0].self_attn
+    attention.v_proj.weight.mul_(1e-4)
+    attention.v_proj.bias.fill_(0.05)
+
+
+CRAFTED: Final[dict[Crafting, tuple[str, ...]]] = {
+    gain_outlier: ("gain_ratio",),
+    zeroed_gains: ("gain_dead",),
+    loud_norm: ("gain_level",),
+    norm_offset: ("norm_bias",),
+    rank_one: ("effective_rank",),
+    dead_rows: ("dead_rows",),
+    spectrum_spike: ("spike", "spike_siblings"),
+    leaky: ("repeated_rows", "repeated_columns", "unit_dimensions", "contribution"),
+    imprint: ("repeated_rows", "alike_units", "unit_dimensions"),
+    partial_imprint: ("repeated_rows", "alike_units"),
+    one_hot_rows: ("one_hot_rows",),
+    one_hot_columns: ("one_hot_columns",),
+    large_bias: ("bias_ratio",),
+    bias_steps: ("bias_order",),
+    loud_layer: ("scale_siblings",),
+    loud_row: ("row_scale",),
+    one_hot_embeddings: ("embedding_one_hot",),
+    loud_embedding: ("embedding_scale",),
+    identity_attention: ("identity_attention", "attention_self"),
+    identity_mlp: ("identity_mlp",),
+    silent_attention: ("contribution",),
+    constant_attention: ("constant_share",),
+    position_attention: ("attention_content",),
 }
-"""Which clause must refuse it; others may as well."""
+"""Figures that must refuse it; others may as well."""

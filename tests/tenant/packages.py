@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from secagg.identity import Identity
 from secagg_models.base import model_digest
+from secagg_models.classifier import EncoderClassifier
 from secagg_models.emulator import build_emulator
 from secagg_models.package import LoadedModel, write_package
 from secagg_models.split import Split
@@ -60,6 +61,18 @@ def make(folder: Path, craft: Crafting | None = None) -> Package:
     if craft is not None:
         craft(model)
     full = LoadedModel(model, letters(), "causal-lm", model_digest(model.state_dict()))
+    emulator = build_emulator(model, SPLIT)
+    meta = write_package(folder, full, emulator, SPLIT, distillation=None, signed=True)
+    package = Package(folder, meta.to_json())
+    package.sign()
+    return package
+
+
+def make_classifier(folder: Path) -> Package:
+    """An emulator of an honest classifier over a BERT; signed by OWNER."""
+    model = EncoderClassifier(honest("bert", layers=6), ["a", "b", "c"])
+    model.train(False).requires_grad_(False)
+    full = LoadedModel(model, letters(), "classification", model_digest(model.state_dict()))
     emulator = build_emulator(model, SPLIT)
     meta = write_package(folder, full, emulator, SPLIT, distillation=None, signed=True)
     package = Package(folder, meta.to_json())
