@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from secagg.cli import EXIT_PROTOCOL
 from secagg_demo import arms_pool, federation, nodes, texts
 from secagg_demo.arms_pool import POOL_SIZE, ArmsPool
 from secagg_demo.commands import run
@@ -25,7 +26,7 @@ from secagg_demo.console import Narrator
 from secagg_demo.evidence import write_readme
 from secagg_demo.federation import Federation, Kill
 from secagg_demo.journal import Journal, Timeline
-from secagg_demo.processes import Child, Children, Event
+from secagg_demo.processes import Child, Children, Event, ProcessFailed
 from secagg_demo.results import DemoResult, Mission, RoundResult
 from secagg_demo.settings import KILL_ROUND, Settings
 from secagg_demo.site import COORDINATOR, OWNER, Site, enrol
@@ -114,7 +115,7 @@ class Demonstration:
         )  # fmt: skip
         self.narrator.say(
             f"of {made['layers']} layers the outer {2 * made['edge']} leave as they are, "
-            f"{made['keep']} of the other {made['layers'] - 2 * made['edge']} stay, distilled",
+            f"{len(made['kept'])} of the other {made['layers'] - 2 * made['edge']} stay, distilled",
             f"signed by the owner; tenants pin the manifest {made['manifest_sha256'][:16]}...",
         )
         result: Mapping[str, Any] = made
@@ -172,8 +173,14 @@ class Demonstration:
         audit: Mapping[str, Any] = await run(
             running.children, "owner-audit", "owner", "audit", owner / "emulator",
             "--full", "shipped", "--budget", "quick", "--keys", owner / "keys",
-            "--out", running.site.root / "audit",
+            "--out", running.site.root / "audit", accept=(0, EXIT_PROTOCOL),
         )  # fmt: skip
+        failed = [v["clause"] for v in audit["verdicts"] if v["outcome"] != "pass"]
+        if failed:
+            raise ProcessFailed(
+                f"the audit does not let the emulator leave ({', '.join(failed)}); what it found, "
+                f"and what to change: {running.site.root / 'audit' / 'report.html'}"
+            )
         self.narrator.say("the audit lets the emulator leave", "its figures: audit/report.html")
         return audit
 

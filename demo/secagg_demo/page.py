@@ -171,7 +171,7 @@ def _mission(mission: Mission) -> str:
     facts = {
         "layers of the full model": emulator["layers"],
         "edge layers, which leave as they are": 2 * emulator["edge"],
-        "middle layers that stay, distilled": emulator["keep"],
+        "middle layers that stay, distilled": len(emulator["kept"]),
         "the full model, SHA-256 over tensors": emulator["full_digest"],
         "the emulator": emulator["emulator_digest"],
         "its manifest, signed by the owner": emulator["manifest_sha256"],
