@@ -82,7 +82,7 @@ def _rolled_back(options: argparse.Namespace, entry: Entry) -> list[dict[str, An
 
 def _row(entry: Entry, current: int) -> dict[str, Any]:
     """The lineage in short; JSON has all of it."""
-    made_from = {"start": "", "round": f"round {entry.round}", "rollback": f"of {entry.restores}"}
+    made_from = {"start": "", "round": f"{entry.round}", "rollback": f"of {entry.restores}"}
     return {
         "model": entry.number,
         "made": f"{entry.kind} {made_from[entry.kind]}".strip(),
