@@ -15,8 +15,8 @@ import torch
 from secagg.errors import ConfigError
 from secagg_models.admission.configuration import check_configuration, check_tokenizer
 from secagg_models.admission.examine import CLAUSES, examine
-from secagg_models.admission.limits import LIMITS, Thresholds
-from secagg_models.admission.report import Check, Figure, Report
+from secagg_models.admission.limits import LIMITS, Sense, Thresholds
+from secagg_models.admission.report import Check, Figure, Report, Worst
 from secagg_models.admission.weights import nearest_cosine
 from secagg_models.base import SHIPPED_EMULATOR, load_base, load_encoder
 from secagg_models.families import only_layers
@@ -167,9 +167,18 @@ def share_recovered(model: Any, window: torch.Tensor) -> float:
     return len(found & truth) / len(truth)
 
 
-def test_what_is_not_a_number_is_outside_every_limit() -> None:
-    for sense in ("at most", "at least"):
-        assert not Figure("spike", math.nan, sense, 8, "here").inside
+def test_what_is_not_a_number_is_outside_every_limit_and_worse_than_any_value() -> None:
+    senses: tuple[Sense, ...] = ("at most", "at least")
+    for sense in senses:
+        figure = Figure("spike", math.nan, sense, 8, "here")
+        assert not figure.inside
+        assert math.isnan(figure.margin)
+    for values in ((math.nan, 99.0), (99.0, math.nan)):
+        worst = Worst()
+        for value in values:
+            worst.see("spike", value, "here")
+        (found,) = worst.figures(Thresholds())
+        assert math.isnan(found.value)
 
 
 def test_a_report_passes_only_when_nothing_was_skipped_and_never_says_safe() -> None:
