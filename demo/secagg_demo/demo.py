@@ -282,7 +282,7 @@ class Demonstration:
         )  # fmt: skip
         self.narrator.say(
             "the owner has plugged the last version into its full model: DIR/model",
-            f"digest {made['plugged_digest'][:16]}...; 'secagg owner plug-in --reverse' takes it "
+            f"digest {made['digest'][:16]}...; 'secagg owner plug-in --reverse' takes it "
             "out again, bit for bit",
         )
         return dataclasses.replace(mission, plug_in=made)

@@ -177,7 +177,7 @@ def _mission(mission: Mission) -> str:
         "its manifest, signed by the owner": emulator["manifest_sha256"],
     }
     if mission.plug_in is not None:
-        facts["the full model with the last version in it"] = mission.plug_in["plugged_digest"]
+        facts["the full model with the last version in it"] = mission.plug_in["digest"]
     return (
         "<section><h2>What left the owner?</h2><p>The owner keeps its full model. Tenants get an "
         "emulator: the outer layers as they are, fewer and distilled ones between them. They tune "

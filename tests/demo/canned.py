@@ -141,7 +141,7 @@ def mission() -> Mission:
         emulator=emulator,
         audit={"verdicts": [verdict]},
         admissions={name: {"checks": 9} for name in NAMES},
-        plug_in={"plugged_digest": "dd" * 32},
+        plug_in={"digest": "dd" * 32},
     )
 
 
