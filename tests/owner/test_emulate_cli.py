@@ -135,6 +135,39 @@ def test_a_run_that_was_stopped_makes_the_package_of_one_that_was_not(
     assert not wanted.checkpoints.exists()
 
 
+def test_a_package_that_was_distilled_before_is_signed_as_it_is(
+    emulate: Emulate, keys: KeyFiles, model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    before = emulate()
+    command = [
+        "emulate", str(model), "--from", before["package"], "--keys", str(keys.directory),
+        "--out", str(tmp_path / "signed"), "--format", "json",
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    (after,) = json.loads(capsys.readouterr().out)
+    assert (before["signed"], after["signed"]) == (False, True)
+    assert after["owner_key"] == keys.identity().public_key.hex()
+    for same in ("emulator_digest", "full_digest", "kept", "values_outside_middle"):
+        assert after[same] == before[same]
+    read_emulator_package(tmp_path / "signed", keys.identity().public_key)
+
+
+def test_a_package_of_another_model_is_not_signed(
+    emulate: Emulate, keys: KeyFiles, tmp_path: Path
+) -> None:
+    before = emulate()
+    other = build("llama")
+    with torch.no_grad():
+        other.model.norm.weight.add_(1)
+    other.save_pretrained(tmp_path / "other")
+    ByT5Tokenizer(extra_ids=0).save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match="was made from the model"):
+        emulating.take_over(
+            str(tmp_path / "other"), Path(before["package"]), tmp_path / "signed", keys.identity()
+        )
+    assert not (tmp_path / "signed").exists()
+
+
 def test_another_runs_checkpoint_is_not_gone_on_from(emulate: Emulate, tmp_path: Path) -> None:
     emulate("--seed", "3")
     kept = tmp_path / "emulator.distilling"
