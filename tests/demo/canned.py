@@ -133,8 +133,8 @@ def comparison() -> Comparison:
 
 def mission() -> Mission:
     emulator = {
-        "layers": 12, "edge": 2, "kept": [2, 6, 9], "full_digest": "aa" * 32, "emulator_digest": "bb" * 32,
-        "manifest_sha256": "cc" * 32,
+        "layers": 12, "edge": 2, "kept": [2, 6, 9], "full_digest": "aa" * 32,
+        "emulator_digest": "bb" * 32, "manifest_sha256": "cc" * 32,
     }  # fmt: skip
     verdict = {"clause": "verbatim.middle_max", "outcome": "pass", "sentence": "0 <b> of 3"}
     return Mission(
