@@ -143,7 +143,7 @@ class Summary:
             return (
                 f"NOT SHOWN over {self.count}: the interval of {' and of '.join(short)} "
                 "is not above zero. This emulator is not shown to protect: keep fewer middle "
-                "layers, distil less, or take a deeper base; or run more seeds."
+                f"layers, distil less, or take a deeper base; or run more seeds.{self._accuracy()}"
             )
         reached = "reaches" if self.recovery.mean >= WANTED_RECOVERY else "does not reach"
         return (
@@ -151,6 +151,13 @@ class Summary:
             f"{self.count}, and {reached} {WANTED_RECOVERY:.0%} of full fine-tuning's "
             f"gain ({self.recovery.mean:.0%})."
         )
+
+    def _accuracy(self) -> str:
+        """What accuracies say where losses do not."""
+        found = self.accuracy_differences
+        if not found or not all(difference.low > 0 for difference in found.values()):
+            return ""
+        return " In accuracy both orders hold with their whole intervals."
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: intervals first, then every seed's figures by tenant."""

@@ -69,6 +69,7 @@ class _Lanes:
         if result is None:
             words = log.read_text(encoding="utf-8").splitlines()[-_TAIL_LINES:]
             raise ProcessFailed(f"{name} failed; the end of {log}:\n" + "\n".join(words))
+        log.with_suffix(".json").write_text(json.dumps({"job": job, **result}), encoding="utf-8")
         self.narrator.say(f"{name} is measured")
         return result
 
