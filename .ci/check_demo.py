@@ -25,7 +25,8 @@ def main(folder: Path) -> int:
             data = np.fromfile(evidence / "upload" / f"{tenant}.bin", np.uint8)
             check_upload(entry, plan, tenant, data)
         print(f"round {entry['round']}: uploads under {plan['scheme']} have their form")
-    check_rows(report)
+    if report["evaluation"]:
+        check_rows(report)
     return 0
 
 

@@ -57,9 +57,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def emulator(full: Path, enrolled: Enrolled) -> Path:
+def emulator(full: Path, enrolled: Enrolled, tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded = load_full_model(str(full))
-    folder = full.with_name("emulator")
+    folder = tmp_path_factory.mktemp("package") / "emulator"
     write_emulator_package(
         folder, loaded, build_emulator(loaded.model, SPLIT), SPLIT,
         distillation=None, identity=enrolled.keys["ona"].identity(),
