@@ -67,7 +67,7 @@ class Demonstration:
             running = Federation(site, names, children, self.narrator, self.journal)
             with self.part("emulator"):
                 emulator = await self._emulate(running)
-            async with self._arms(running, emulator) as arms:
+            async with self._arms(running) as arms:
                 with self.part("audit and admission"):
                     mission = await self._audit_and_start(running, emulator, digest)
                 rounds, comparison = await self._federate_and_compare(running, arms)
@@ -122,8 +122,7 @@ class Demonstration:
         return result
 
     @asynccontextmanager
-    async def _arms(self, running: Federation, emulator: Mapping[str, Any]) -> AsyncIterator[Arms]:
-        del emulator
+    async def _arms(self, running: Federation) -> AsyncIterator[Arms]:
         site, settings = running.site, self.settings
         victims = self._victims(running.tenants)
         setting = {

@@ -86,7 +86,7 @@ def offsite_owner(
             "full": "shipped",
             "emulator": emulator,
             "update": recipe.update,
-            "embeddings": recipe.embeddings,
+            "embeddings": recipe.embeddings and recipe.update == "edges",
             "seed": recipe.seed,
             **(lora if recipe.update == "lora" else {}),
         },

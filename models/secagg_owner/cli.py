@@ -172,7 +172,10 @@ def _pass_gate(config: Config, options: argparse.Namespace) -> str:
 
             policy = AuditPolicy() if policy_file is None else load_policy(policy_file)
             digest = Manifest.decode(read_public(folder / "manifest.json")).digest
-            passage = require_audit(folder, digest, policy, options.reason, data=config.data)
+            passage = require_audit(
+                folder, digest, policy, options.reason, data=config.data,
+                owner_key=KeyFiles(config.keys).identity().public_key,
+            )  # fmt: skip
             clauses = ", ".join(passage.refused)
             return f"{passage.reason} ({clauses})" if passage.forced else ""
         case _:

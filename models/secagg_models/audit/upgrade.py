@@ -2,8 +2,8 @@
 
 heal       train the whole emulator;
 duplicate  repeat its middle layers up to the full depth, then train all of it;
-outputs    train the emulator towards the outputs of the plugged-in model as well, where the
-           attacker may query that.
+outputs    train the emulator towards the outputs of the full model as well, where the attacker
+           may query that.
 
 Recovery is (emulator - attacked) / (emulator - full) in held-out loss: 0 is the emulator, 1 the
 full model; below 0 the attack has made it worse, and the attacker keeps what it had. Tokens saved
