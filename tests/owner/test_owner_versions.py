@@ -268,6 +268,10 @@ def test_an_emulator_without_an_audit_is_published_only_by_force_and_the_lineage
             code, _, err = await secagg("owner", "publish", "--config", file)
             assert (code, "never audited" in err) == (2, True), err
             assert not (tmp_path / "owner" / "models").exists()
+            code, _, _ = await secagg("owner", "audit", emulator, "--full", full, "--weights-only")
+            code, _, err = await secagg("owner", "publish", "--config", file)
+            (emulator / "audit.json").unlink()  # nobody signed it
+            assert (code, "audit.signature" in err) == (2, True), err
             code, _, err = await secagg("owner", "publish", "--config", file, "--force")
             assert (code, "go together" in err) == (2, True), err
             code, out, err = await secagg(
