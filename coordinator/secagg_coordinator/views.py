@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from secagg.errors import Step
@@ -24,6 +25,7 @@ class Live:
 
     step: StepRecord
     deadline_in_s: float
+    """Infinite when nothing is waited for: before the first step, and once the round is over."""
     uploads: tuple[UploadRecord, ...]
 
 
@@ -43,7 +45,7 @@ def status_of(record: RoundRecord, live: Live | None = None) -> round_pb2.RoundS
         outcome=outcome_to_wire(record.outcome),
         reason=record.reason,
         step=step_to_wire(record.step if live is None else live.step.step),
-        deadline_in_ms=0 if live is None else max(0, int(live.deadline_in_s * 1000)),
+        deadline_in_ms=0 if live is None else _whole_ms(live.deadline_in_s),
         cohort=plan.cohort,
         survivors=record.opened.survivors,
         excluded=[
@@ -57,6 +59,10 @@ def status_of(record: RoundRecord, live: Live | None = None) -> round_pb2.RoundS
         sum_root=record.opened.sum_root,
         transcript_sha256=record.transcript_sha256,
     )
+
+
+def _whole_ms(seconds: float) -> int:
+    return max(0, int(seconds * 1000)) if math.isfinite(seconds) else 0
 
 
 def _step(record: StepRecord, answered: dict[Step, tuple[str, ...]]) -> round_pb2.StepStatus:

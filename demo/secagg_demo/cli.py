@@ -2,10 +2,12 @@
 
 secagg demo
 secagg demo --tenants 4 --rounds 2 --kill 1 --out build/demo --format json
+secagg demo --task timeseries          # companies with real time series, not text
 secagg demo --scheme ckks              # one-time CKKS keys in place of masks
 secagg demo --tenants 5 --kill 2       # misses the quorum: a visible abort, nothing opened
 
-Each tenant's private text is the source of one installed package. In round 2 the last K tenants
+Each tenant's private text is the source of one installed package, and each company's time series
+are real ones that come inside installed libraries. In round 2 the last K tenants
 get a SIGKILL in the middle of their uploads; in round 3 they are back. The report stands in
 DIR/report.html and DIR/report.json, the evidence in DIR/evidence, what the processes said in
 DIR/logs. Progress goes to standard error, the result to standard output.
@@ -34,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--task", choices=("text", "timeseries"), default="text", help="what tenants hold (text)"
     )
     parser.add_argument("--tenants", type=int, default=5, metavar="N", help="3 or more (5)")
     parser.add_argument("--rounds", type=int, default=3, metavar="R", help="(3)")

@@ -1,4 +1,6 @@
-"""The comparison: the five rows of Offsite-Tuning, beside local-only and centralised training.
+"""The comparison: what the federation made, beside what could have been made of the same data.
+
+Of text, the five rows of Offsite-Tuning, beside local-only and centralised training:
 
     full zero-shot        the owner's model, as it is
     emulator zero-shot    what tenants are given, as it is
@@ -11,83 +13,194 @@
     centralised           everybody's text in one place tunes them, N windows where a tenant has
                           one, plugged in
 
+Of time series, whose forecaster the tenants hold themselves, so that there is nothing to plug in:
+
+    zero-shot             the forecaster, as it is
+    seasonal naive        every value as it was a season ago: no model at all
+    full fine-tuned       all weights, tuned in the same rounds by the same tenants, plain means:
+                          where tenants tune all weights, what the protocol costs
+    federated             the federation's update in the forecaster
+
+and local only and centralised as above.
+
 All arms have the same schedule, the same number of sequential optimiser steps and the same windows;
 in a round in which a tenant is killed, full fine-tuning does without it too. The federation's rows
-are measured here and were trained by the tenant processes under the protocol. Test text is read
+are measured here and were trained by the tenant processes under the protocol. Test data are read
 only to measure, never to choose.
 
-A full model that everybody may hold exists in this comparison alone.
+A full model that everybody may hold exists in the text comparison alone; everybody's data in one
+place exist in these comparisons alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from secagg_demo.arms_pool import ArmsPool, Job, Losses
-from secagg_models.recipe import Recipe
+from secagg_models.recipe import Rounds
 
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How a task's losses are named and told.
+
+    `rows` are the arms that answer the task's question, `beside` those that stand next to them.
+    `zero` is the model that tuning starts from, `made` what the federation made of it. `kept` is
+    what tenants could keep of an emulator, which has to be worse; "" where there is no emulator.
+    """
+
+    unit: str
+    rows: tuple[str, ...]
+    beside: tuple[str, ...]
+    zero: str
+    made: str
+    kept: str = ""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.rows, *self.beside)
+
+
+_BESIDE = ("local_only", "local_only_on_all", "centralised")
+WHOLE, CENTRAL, ON_ALL = "full_fine_tuned", "centralised", "local_only_on_all"
 FIVE_ROWS = (
     "full_zero_shot", "emulator_zero_shot", "full_fine_tuned", "emulator_fine_tuned", "plug_in",
+)  # fmt: skip
+TEXT = Measure(
+    "nats a byte", FIVE_ROWS, _BESIDE, zero="full_zero_shot", made="plug_in",
+    kept="emulator_fine_tuned",
+)  # fmt: skip
+SERIES = Measure(
+    "pinball", ("zero_shot", "seasonal_naive", "full_fine_tuned", "federated"), _BESIDE,
+    zero="zero_shot", made="federated",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class TenantResult:
-    """One tenant's held-out losses, nats per byte; `local_only_on_all` is on everybody's text."""
+    """One tenant's held-out losses by arm; `local_only_on_all` is on everybody's data."""
 
     tenant: str
-    full_zero_shot: float
-    emulator_zero_shot: float
-    full_fine_tuned: float
-    emulator_fine_tuned: float
-    plug_in: float
-    local_only: float
-    local_only_on_all: float
-    centralised: float
+    losses: Losses
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What the report tells about training."""
 
+    measure: Measure
     results: tuple[TenantResult, ...]
-    plug_in_by_round: tuple[Losses, ...]
-    """Test losses of the full model as it was and after each round's plug-in, by tenant."""
+    made_by_round: tuple[Losses, ...]
+    """Test losses of the model as it was and with each round's version in it, by tenant."""
 
     @property
     def means(self) -> dict[str, float]:
         """Every arm's mean over the tenants."""
-        arms = [field.name for field in fields(TenantResult) if field.name != "tenant"]
-        return {arm: fmean(getattr(result, arm) for result in self.results) for arm in arms}
+        arms = self.measure.arms
+        return {arm: fmean(result.losses[arm] for result in self.results) for arm in arms}
 
     @property
-    def five_rows(self) -> dict[str, float]:
-        """The five rows, mean over tenants."""
-        return {row: self.means[row] for row in FIVE_ROWS}
+    def rows(self) -> dict[str, float]:
+        """The task's rows, mean over tenants."""
+        return {row: self.means[row] for row in self.measure.rows}
 
     @property
     def recovered(self) -> float:
-        """What share of centralised's mean gain over the full model the plug-in reaches."""
-        return self._share_of("centralised")
+        """What share of centralised's mean gain the federation reaches."""
+        return self._share_of(CENTRAL)
 
     @property
     def recovered_of_full(self) -> float:
         """The same of full fine-tuning's."""
-        return self._share_of("full_fine_tuned")
+        return self._share_of(WHOLE)
 
     @property
     def protects(self) -> bool:
-        """Whether the plug-in is better than the full model was and than the tuned emulator."""
-        means = self.means
-        return means["plug_in"] < min(means["full_zero_shot"], means["emulator_fine_tuned"])
+        """Whether what the federation made is better than what there was, and than what tenants
+        could keep."""
+        means, measure = self.means, self.measure
+        others = [arm for arm in (measure.zero, measure.kept) if arm]
+        return means[measure.made] < min(means[arm] for arm in others)
+
+    @property
+    def helped(self) -> tuple[str, ...]:
+        """The tenants for which what the federation made is better than what there was."""
+        zero, made = self.measure.zero, self.measure.made
+        return tuple(one.tenant for one in self.results if one.losses[made] < one.losses[zero])
+
+    def gain_of(self, arm: str) -> float:
+        """What an arm takes off the mean loss that there was, as a share of it."""
+        return 1 - self.means[arm] / self.means[self.measure.zero]
 
     def _share_of(self, arm: str) -> float:
-        means = self.means
-        return (means["full_zero_shot"] - means["plug_in"]) / (means["full_zero_shot"] - means[arm])
+        means, measure = self.means, self.measure
+        return (means[measure.zero] - means[measure.made]) / (means[measure.zero] - means[arm])
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the worker is asked, in its words: which model tenants tune, how what they made is
+    measured, and what stands beside it before the first round and after the last. `told` makes a
+    tenant's losses by arm of what was found."""
+
+    tunes: str
+    made: str
+    beside_zero: tuple[str, ...]
+    beside_made: tuple[str, ...]
+    told: Callable[[str, Found], Losses]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the jobs measured."""
+
+    zero: Mapping[str, Losses]
+    full: Mapping[str, Losses]
+    federated: Mapping[str, Losses]
+    own: Mapping[str, Losses]
+    """By tenant that tuned alone."""
+    central: Losses
+
+
+def text_losses(tenant: str, found: Found) -> Losses:
+    """Of the five rows, and what stands beside them."""
+    return {
+        "full_zero_shot": found.zero["plug_in"][tenant],
+        "emulator_zero_shot": found.zero["emulator"][tenant],
+        "full_fine_tuned": found.full["full"][tenant],
+        "emulator_fine_tuned": found.federated["emulator"][tenant],
+        "plug_in": found.federated["plug_in"][tenant],
+        **_beside(tenant, found),
+    }
+
+
+def series_losses(tenant: str, found: Found) -> Losses:
+    """Of forecasters, and of no model at all."""
+    return {
+        "zero_shot": found.zero["forecaster"][tenant],
+        "seasonal_naive": found.zero["seasonal_naive"][tenant],
+        "full_fine_tuned": found.full["full"][tenant],
+        "federated": found.federated["forecaster"][tenant],
+        **_beside(tenant, found),
+    }
+
+
+def _beside(tenant: str, found: Found) -> Losses:
+    own = found.own[tenant]
+    return {
+        "local_only": own[tenant],
+        "local_only_on_all": fmean(own.values()),
+        "centralised": found.central[tenant],
+    }
+
+
+TUNES_EMULATOR = Wanted("emulator", "plug_in", ("emulator",), ("emulator",), text_losses)
+TUNES_FORECASTER = Wanted("forecaster", "forecaster", ("seasonal_naive",), (), series_losses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +212,16 @@ class Arms:
     """
 
     pool: ArmsPool
-    recipe: Recipe
+    measure: Measure
+    wanted: Wanted
+    recipe: Rounds
     tenants: tuple[str, ...]
     survivors: tuple[tuple[str, ...], ...]
     folder: Path
 
     async def train_and_measure(self, versions: Sequence[asyncio.Future[Path]]) -> Comparison:
         """All arms but the federation's are trained here; that comes as a file for each round."""
+        made = self.wanted.made
         # The longest job first, so that no worker idles at the end.
         jobs = [
             asyncio.ensure_future(job)
@@ -122,28 +238,23 @@ class Arms:
         finally:
             for job in jobs:
                 job.cancel()
-        results = tuple(
-            TenantResult(
-                tenant=tenant,
-                full_zero_shot=zero["plug_in"][tenant],
-                emulator_zero_shot=zero["emulator"][tenant],
-                full_fine_tuned=full["full"][tenant],
-                emulator_fine_tuned=federated[-1]["emulator"][tenant],
-                plug_in=federated[-1]["plug_in"][tenant],
-                local_only=own["plug_in"][tenant],
-                local_only_on_all=fmean(own["plug_in"].values()),
-                centralised=central["plug_in"][tenant],
-            )
-            for tenant, own in zip(self.tenants, local, strict=True)
+        own = {tenant: one[made] for tenant, one in zip(self.tenants, local, strict=True)}
+        found = Found(zero, full, federated[-1], own, central[made])
+        return Comparison(
+            self.measure,
+            tuple(TenantResult(tenant, self.wanted.told(tenant, found)) for tenant in self.tenants),
+            (zero[made], *(one[made] for one in federated)),
         )
-        return Comparison(results, (zero["plug_in"], *(one["plug_in"] for one in federated)))
 
     async def _zero_shot(self) -> Mapping[str, Losses]:
-        return await self._run("zero-shot", "emulator", "start", ("plug_in", "emulator"))
+        wanted = self.wanted
+        measure = (wanted.made, *wanted.beside_zero)
+        return await self._run("zero-shot", wanted.tunes, "start", measure)
 
     async def _tuned(self, name: str, tenants: tuple[str, ...]) -> Mapping[str, Losses]:
         origin = self._training(tenants, 0, self.recipe.total_steps, None)
-        return await self._run(name, "emulator", origin, ("plug_in",), self._file(name))
+        wanted = self.wanted
+        return await self._run(name, wanted.tunes, origin, (wanted.made,), self._file(name))
 
     async def _full_fine_tuned(self) -> Mapping[str, Losses]:
         """Rounds of plain means over the full model's layers."""
@@ -170,10 +281,12 @@ class Arms:
     async def _federated(
         self, versions: Sequence[asyncio.Future[Path]]
     ) -> list[Mapping[str, Losses]]:
+        wanted = self.wanted
+        last = (wanted.made, *wanted.beside_made)
         return [
             await self._run(
-                f"federated, round {number}", "emulator", {"file": str(await path)},
-                ("plug_in", "emulator") if number == len(versions) else ("plug_in",),
+                f"federated, round {number}", wanted.tunes, {"file": str(await path)},
+                last if number == len(versions) else (wanted.made,),
             )
             for number, path in enumerate(versions, 1)
         ]  # fmt: skip

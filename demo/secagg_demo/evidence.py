@@ -44,7 +44,7 @@ round-R/plan.json            the round plan that every tenant checked and signed
 round-R/transcript           all signed messages, hash-chained (see: secagg verify-transcript)
 round-R/upload/TENANT.bin    the bytes that the coordinator received from TENANT
 round-R/encoded/TENANT.npy   int64: the levels that TENANT encoded. A real tenant never shows
-                             these; here the text is public, and the claim is to be checked
+                             these; here the data are public, and the claim is to be checked
 round-R/opened_sum.npy       int64: what the coordinator opened
 
 1. The sum is exact. Add the encoded levels of the survivors, which ../report.json lists:

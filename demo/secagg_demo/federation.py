@@ -109,7 +109,7 @@ class Federation:
         context, place = opened.fields["context"], coordinator.events.index(opened)
         self.narrator.say(
             f"round {number}: the plan is offered to {opened.fields['n']} tenants",
-            "each checks it against its own policy, trains on its own text, then joins",
+            "each checks it against its own policy, trains on its own data, then joins",
         )
         victims = kill.victims if kill is not None and kill.round_number == number else ()
         killing = [asyncio.create_task(self._kill(victim, context)) for victim in victims]

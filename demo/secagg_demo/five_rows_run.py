@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,11 @@ from typing import Any
 from secagg_demo import five_rows_page
 from secagg_demo.console import Narrator
 from secagg_demo.five_rows import Summary, joined
-from secagg_demo.processes import ProcessFailed
+from secagg_demo.lanes import Lane, Lanes
 
-_LANES = 2
+_WORKER = "secagg_demo.five_rows_worker"
 _PARTS = ("emulator", "full")
 _UNITS = {"shipped": "nats a byte", "minilm": "cross-entropy, nats"}
-_LEASHED = Path(__file__).with_name("leashed.py")
-_TAIL_LINES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,61 +37,13 @@ class Options:
     """Of the recipe's numbers, to choose them on validation text."""
 
 
-@dataclass(slots=True, eq=False)
-class _Lanes:
-    """Starts processes, shows what they say, and ends them all when one fails."""
-
-    narrator: Narrator
-    logs: Path
-    running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
-    ended: bool = False
-
-    def run(self, job: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Run one job to its end; its result. Raises: ProcessFailed with its last words."""
-        name = f"{job['model']} {job['seed']} {job['part']}"
-        if self.ended:
-            raise ProcessFailed(f"{name} was not started: another part failed")
-        log = self.logs / f"{name.replace(' ', '-')}.log"
-        with log.open("w", encoding="utf-8") as errors:
-            process = subprocess.Popen(
-                _command(job), stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment()
-            )
-            self.running[name] = process
-            result = self._listen(name, process)
-            process.wait()
-        del self.running[name]
-        self.narrator.clear(name)
-        if result is None:
-            words = log.read_text(encoding="utf-8").splitlines()[-_TAIL_LINES:]
-            raise ProcessFailed(f"{name} failed; the end of {log}:\n" + "\n".join(words))
-        log.with_suffix(".json").write_text(json.dumps({"job": job, **result}), encoding="utf-8")
-        self.narrator.say(f"{name} is measured")
-        return result
-
-    def _listen(self, name: str, process: subprocess.Popen[str]) -> Mapping[str, Any] | None:
-        assert process.stdout is not None  # noqa: S101  for the type checker: it is a pipe
-        for line in process.stdout:
-            event: Mapping[str, Any] = json.loads(line)
-            if event["event"] == "done":
-                return event
-            self.narrator.show(name, event["text"], event["done"], event["of"])
-        return None
-
-    def end(self) -> None:
-        """End whatever runs, and start nothing more."""
-        self.ended = True
-        for process in list(self.running.values()):
-            process.kill()
-
-
 def run_five_rows(options: Options) -> list[Summary]:
     """Measure every seed of every model, write the files, and return the figures.
 
     Raises:
         ProcessFailed: a part failed; nothing is written then.
     """
-    logs = options.out / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     with Narrator() as narrator:
         passages = _read_passages(options, narrator)
         jobs = [
@@ -105,7 +52,8 @@ def run_five_rows(options: Options) -> list[Summary]:
             for model in options.models
             for seed in range(1, options.seeds + 1)
         ]
-        results = _run_all(_Lanes(narrator, logs), jobs)
+        lanes = [Lane(f"{j['model']} {j['seed']} {j['part']}", _WORKER, j) for j in jobs]
+        results = Lanes(narrator, options.out / "logs").run_all(lanes, at_a_time=2)
     summaries = [_summary(model, options, jobs, results) for model in options.models]
     write(options, summaries)
     return summaries
@@ -127,16 +75,6 @@ def write(options: Options, summaries: list[Summary]) -> None:
     for summary in summaries:
         figure = five_rows_page.plot(summary)
         figure.savefig(options.out / f"five-rows-{summary.model}.svg", metadata={"Date": None})
-
-
-def _run_all(lanes: _Lanes, jobs: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
-    with ThreadPoolExecutor(_LANES) as pool:
-        futures: list[Future[Mapping[str, Any]]] = [pool.submit(lanes.run, job) for job in jobs]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            lanes.end()
-            raise
 
 
 def _summary(
@@ -179,18 +117,6 @@ def _read_passages(options: Options, narrator: Narrator) -> Path | None:
     path = options.out / "passages.json"
     path.write_text(json.dumps(passages_to_json(tenants_passages())))
     return path
-
-
-def _command(job: Mapping[str, Any]) -> list[str]:
-    worker = [sys.executable, "-m", "secagg_demo.five_rows_worker", json.dumps(job)]
-    if sys.platform != "linux":
-        return worker
-    return [sys.executable, str(_LEASHED), str(os.getpid()), *worker]
-
-
-def _environment() -> dict[str, str]:
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return {**os.environ, **quiet, "OMP_NUM_THREADS": "1"}
 
 
 def _machine() -> str:

@@ -52,6 +52,7 @@ _PIECE = 50
 QUANTISER = Quantiser(clip=0.5, value_bits=16)
 Say = Callable[[str, int, int], None]
 Figures = dict[str, dict[str, float]]
+TextStream = TokenStream | LabelledStream
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +62,8 @@ class Setting:
     full: Any
     tokenizer: Any
     recipe: Recipe
-    tuning: Mapping[str, train.Stream]
-    held_out: Mapping[str, train.Stream]
+    tuning: Mapping[str, TextStream]
+    held_out: Mapping[str, TextStream]
 
 
 @dataclass(slots=True, eq=False)
@@ -133,8 +134,8 @@ def prepare(job: Mapping[str, Any], say: Say) -> Setting:
         passages = passages_from_json(json.loads(Path(job["passages"]).read_text()))
         task = minilm.subject_task(passages=passages)
         full, tokenizer, recipe = task.model, task.tokenizer, minilm.RECIPE
-        tuning: dict[str, train.Stream] = {t: parts["train"] for t, parts in task.streams.items()}
-        test: dict[str, train.Stream] = {t: parts[job["on"]] for t, parts in task.streams.items()}
+        tuning: dict[str, TextStream] = {t: parts["train"] for t, parts in task.streams.items()}
+        test: dict[str, TextStream] = {t: parts[job["on"]] for t, parts in task.streams.items()}
     else:
         loaded, recipe = load_full_model(SHIPPED), Recipe()
         full, tokenizer = loaded.model, loaded.tokenizer
@@ -148,7 +149,7 @@ def prepare(job: Mapping[str, Any], say: Say) -> Setting:
     return Setting(full, tokenizer, recipe, tuning, held_out)
 
 
-def drawn(stream: train.Stream, seed: int, recipe: Recipe) -> train.Stream:
+def drawn(stream: TextStream, seed: int, recipe: Recipe) -> TextStream:
     """The held-out text as a seed sees it: windows from another offset, or other passages."""
     generator = np.random.default_rng([seed, len(stream.ids)])
     match stream:

@@ -15,7 +15,7 @@ from secagg.plan import Scheme
 from secagg_demo.site import Site
 
 if TYPE_CHECKING:
-    from secagg_models.recipe import Recipe
+    from secagg_models.recipe import Recipe, Rounds, SeriesRecipe
 
 # A killed process is noticed after its lease and its grace; a starting one has longer.
 # Both are generous: seven processes train on the machine's few cores, and a lease that ends because
@@ -75,21 +75,43 @@ def vector_owner(port: int, rounds: int, length: int, scheme: Scheme = "masking"
 def offsite_owner(
     port: int, recipe: Recipe, emulator: Path, scheme: Scheme = "masking"
 ) -> dict[str, Any]:
-    """The owner of the full model; weights are 1, since every tenant trains on as many windows."""
+    """The owner of the full model."""
     lora = {"rank": recipe.rank, "scaling": recipe.scaling, "targets": recipe.targets}
+    model = {
+        "kind": "offsite",
+        "full": "shipped",
+        "emulator": emulator,
+        "update": recipe.update,
+        "embeddings": recipe.embeddings and recipe.update == "edges",
+        "seed": recipe.seed,
+        **(lora if recipe.update == "lora" else {}),
+    }
+    return _training_owner(port, recipe, model, scheme) | {"text": {"windows": 16}}
+
+
+def series_owner(port: int, recipe: SeriesRecipe, scheme: Scheme = "masking") -> dict[str, Any]:
+    """The owner of an update of a forecaster that everybody has."""
+    lora = {
+        "rank": recipe.rank, "scaling": recipe.scaling, "targets": recipe.targets,
+        "seed": recipe.seed,
+    }  # fmt: skip
+    model = {
+        "kind": recipe.update,
+        "base": recipe.base,
+        **(lora if recipe.update == "lora" else {}),
+    }
+    return _training_owner(port, recipe, model, scheme) | {"series": {"windows": 64}}
+
+
+def _training_owner(
+    port: int, recipe: Rounds, model: Mapping[str, Any], scheme: Scheme
+) -> dict[str, Any]:
+    """Weights are 1, since every tenant trains on as many windows."""
     return {
         "coordinator": f"127.0.0.1:{port}",
         "keys": "keys",
         "data": "data",
-        "model": {
-            "kind": "offsite",
-            "full": "shipped",
-            "emulator": emulator,
-            "update": recipe.update,
-            "embeddings": recipe.embeddings and recipe.update == "edges",
-            "seed": recipe.seed,
-            **(lora if recipe.update == "lora" else {}),
-        },
+        "model": dict(model),
         "training": {
             "steps": recipe.steps_per_round,
             "batch": recipe.batch,
@@ -107,10 +129,14 @@ def offsite_owner(
             "scheme": scheme,
             "server_rate": recipe.server_rate,
         },
-        "text": {"windows": 16},
     }
 
 
 def text_training(text: str) -> dict[str, Any]:
     """A tenant that trains on the files in its own folder, and on nothing else."""
     return {"trainer": "lora", "text": text, "evaluation_windows": 8}
+
+
+def series_training(series: str) -> dict[str, Any]:
+    """The same with time series."""
+    return {"trainer": "series", "series": series, "evaluation_windows": 32}

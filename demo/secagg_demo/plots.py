@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from secagg_demo.comparison import Comparison
+from secagg_demo.comparison import Comparison, Measure
 from secagg_demo.evidence import Held
 from secagg_demo.journal import Mark, Timeline
 from secagg_demo.uniformity import Form, Plane, Residues, RingWords
@@ -26,19 +26,25 @@ INK, FAINT, GRID = "#1c2733", "#6b7a89", "#e4e9ee"
 GOOD, BAD = "#2e7d32", "#c62828"
 ARM_COLOURS: Mapping[str, str] = {
     "full_zero_shot": "#b6c0ca",
+    "zero_shot": "#b6c0ca",
+    "seasonal_naive": "#c2766b",
     "emulator_zero_shot": "#e8c9c5",
     "emulator_fine_tuned": "#c2766b",
     "local_only": "#d99a3d",
     "plug_in": "#0f766e",
+    "federated": "#0f766e",
     "centralised": "#5b6fd6",
     "full_fine_tuned": "#1c2733",
 }
 ARM_NAMES: Mapping[str, str] = {
     "full_zero_shot": "full, zero-shot",
+    "zero_shot": "zero-shot",
+    "seasonal_naive": "seasonal naive",
     "emulator_zero_shot": "emulator, zero-shot",
     "emulator_fine_tuned": "emulator, tuned",
     "local_only": "local only",
     "plug_in": "plug-in",
+    "federated": "federated",
     "centralised": "centralised",
     "full_fine_tuned": "full, fine-tuned",
 }
@@ -79,33 +85,39 @@ PLOT_STYLE: dict[Any, Any] = {
 }
 
 
+def plotted_arms(measure: Measure) -> tuple[str, ...]:
+    """The arms that have a colour; what an arm loses on everybody's data has none."""
+    return tuple(arm for arm in ARM_COLOURS if arm in measure.arms)
+
+
 @mpl.rc_context(PLOT_STYLE)
 def losses_by_arm(comparison: Comparison) -> str:
     """Held-out loss of every tenant under every arm: a row a tenant, a dot an arm."""
-    count = len(comparison.results)
+    count, arms = len(comparison.results), plotted_arms(comparison.measure)
     figure, axes = _figure(9.2, 0.55 * count + 1.5)
     rows = np.arange(count)
     for row, result in enumerate(comparison.results):
-        losses = [getattr(result, arm) for arm in ARM_COLOURS]
+        losses = [result.losses[arm] for arm in arms]
         axes.plot([min(losses), max(losses)], [row, row], color=GRID, linewidth=5, zorder=1)
-    for arm, colour in ARM_COLOURS.items():
+    for arm in arms:
         axes.scatter(
-            [getattr(result, arm) for result in comparison.results], rows, color=colour,
+            [result.losses[arm] for result in comparison.results], rows, color=ARM_COLOURS[arm],
             label=ARM_NAMES[arm], s=78, edgecolor="white", linewidth=1.2, zorder=2,
         )  # fmt: skip
     axes.set_yticks(rows, [result.tenant for result in comparison.results], color=INK)
     axes.set_ylim(count - 0.5, -0.5)
-    axes.set_xlabel("loss on own test text, nats a byte (further left is better)")
+    unit = comparison.measure.unit
+    axes.set_xlabel(f"loss on own test data, {unit} (further left is better)")
     axes.grid(axis="y", visible=False)
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
     return _svg(figure, "losses_by_arm")
 
 
 @mpl.rc_context(PLOT_STYLE)
-def five_rows(comparison: Comparison) -> str:
-    """The rows as bars, mean over tenants: what the plug-in gains, and the emulator lacks."""
-    means = comparison.means
-    order = sorted(ARM_COLOURS, key=lambda arm: means[arm], reverse=True)
+def rows_as_bars(comparison: Comparison) -> str:
+    """The arms as bars, mean over tenants: what the federation made, and what stands beside."""
+    means, measure = comparison.means, comparison.measure
+    order = sorted(plotted_arms(measure), key=lambda arm: means[arm], reverse=True)
     figure, axes = _figure(9.2, 0.34 * len(order) + 0.9)
     values = [means[arm] for arm in order]
     low = min(values) - 0.25 * (max(values) - min(values))
@@ -118,43 +130,45 @@ def five_rows(comparison: Comparison) -> str:
             f"{value:.3f}", (value, row), textcoords="offset points", xytext=(5, 0), va="center",
             fontsize=8, color=INK,
         )  # fmt: skip
-    axes.axvline(means["full_zero_shot"], color=FAINT, linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.axvline(means[measure.zero], color=FAINT, linewidth=0.9, linestyle=(0, (4, 2)))
     axes.set_yticks(range(len(order)), [ARM_NAMES[arm] for arm in order], color=INK)
     axes.invert_yaxis()
     axes.set_xlim(low, max(values) + 0.08 * (max(values) - low))
-    axes.set_xlabel("held-out loss, nats a byte, mean over tenants; the axis does not begin at 0")
+    axes.set_xlabel(
+        f"held-out loss, {measure.unit}, mean over tenants; the axis does not begin at 0"
+    )
     axes.grid(axis="y", visible=False)
-    return _svg(figure, "five_rows")
+    return _svg(figure, "rows_as_bars")
 
 
 @mpl.rc_context(PLOT_STYLE)
 def losses_over_rounds(comparison: Comparison) -> str:
-    """One small plot a tenant: the plug-in after each round; other arms' ends as lines."""
-    count = len(comparison.results)
+    """One small plot a tenant: what each round made; other arms' ends as lines."""
+    count, measure = len(comparison.results), comparison.measure
     columns = min(5, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(9.2, 2.35 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    rounds = np.arange(len(comparison.plug_in_by_round))
+    rounds = np.arange(len(comparison.made_by_round))
     for place, axes in enumerate(grid.flat):
         if place >= count:
             axes.set_visible(False)
             continue
         result = comparison.results[place]
-        losses = [by_tenant[result.tenant] for by_tenant in comparison.plug_in_by_round]
+        losses = [by_tenant[result.tenant] for by_tenant in comparison.made_by_round]
         for arm in ("local_only", "full_fine_tuned"):
             axes.axhline(
-                getattr(result, arm), color=ARM_COLOURS[arm], linewidth=1.4,
+                result.losses[arm], color=ARM_COLOURS[arm], linewidth=1.4,
                 linestyle=(0, (4, 2)), label=ARM_NAMES[arm],
             )  # fmt: skip
         axes.plot(
-            rounds, losses, color=ARM_COLOURS["plug_in"], marker="o", markersize=4,
-            linewidth=1.8, label=ARM_NAMES["plug_in"],
+            rounds, losses, color=ARM_COLOURS[measure.made], marker="o", markersize=4,
+            linewidth=1.8, label=ARM_NAMES[measure.made],
         )  # fmt: skip
         axes.set_title(result.tenant)
         axes.set_xticks(rounds)
         if place % columns == 0:
-            axes.set_ylabel("nats a byte")
+            axes.set_ylabel(measure.unit)
         if place + columns >= count:
             axes.set_xlabel("round")
     grid[0][0].legend(fontsize=7, loc="upper right")

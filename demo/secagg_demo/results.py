@@ -9,6 +9,7 @@ from typing import Any, Literal
 from secagg_demo.comparison import Comparison
 from secagg_demo.evidence import RoundEvidence
 from secagg_demo.journal import Timeline
+from secagg_demo.settings import TaskName
 
 Outcome = Literal["opened", "aborted"]
 
@@ -54,12 +55,16 @@ class Mission:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """All of it. `comparison` is None where no model was trained, or a round was aborted."""
+    """All of it. `comparison` is None where no model was trained, or a round was aborted.
 
+    `holdings` says what data each tenant had; `mission` is None where no emulator left an owner.
+    """
+
+    task: TaskName
     rounds: tuple[RoundResult, ...]
     comparison: Comparison | None
     parameters: Mapping[str, Any]
-    texts: tuple[Mapping[str, Any], ...]
+    holdings: tuple[Mapping[str, Any], ...]
     timeline: Timeline
     seconds: float
     seconds_by_part: Mapping[str, float]

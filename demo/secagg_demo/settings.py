@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from secagg.errors import ConfigError
 from secagg.plan import SCHEMES, Scheme
 
+TaskName = Literal["text", "timeseries"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
 LEAST_TENANTS = 3
 KILL_ROUND = 2
 
@@ -16,6 +19,7 @@ KILL_ROUND = 2
 class Settings:
     """The command's options. `seed` rules data and training; keys and masks are always fresh."""
 
+    task: TaskName = "text"
     tenants: int = 5
     rounds: int = 3
     kill: int = 1
@@ -30,6 +34,7 @@ class Settings:
                 self.tenants >= LEAST_TENANTS,
                 f"--tenants is {LEAST_TENANTS} or more: a sum over fewer hides nothing",
             ),
+            (self.task in TASKS, f"--task is one of {', '.join(TASKS)}"),
             (self.scheme in SCHEMES, f"--scheme is one of {', '.join(SCHEMES)}"),
             (self.rounds >= 1, "--rounds is 1 or more"),
             (0 <= self.kill <= self.tenants, "--kill is between 0 and the number of tenants"),

@@ -1,8 +1,9 @@
 """The demonstration's folder: one subfolder for each party, as if it were that party's machine.
 
-    DIR/parties/NAME/{keys, data, config.toml, text}    only that party's process reads it
+    DIR/parties/NAME/{keys, data, config.toml}          only that party's process reads it
+    DIR/parties/NAME/{text, series}                     a tenant's private data, whichever it has
     DIR/logs, DIR/evidence, DIR/arms                    what the demonstration keeps
-    DIR/report.html, report.json, texts.json
+    DIR/report.html, report.json, texts.json or series.json
 
 Keys are fresh in every run: an earlier run's folders are removed first, and only those, and only in
 a folder that an earlier run has marked as its own.
@@ -25,7 +26,7 @@ from secagg_wire.key_files import KeyFiles
 AUTHORITY, COORDINATOR, OWNER = "authority", "coordinator", "owner"
 _MARK = ".secagg-demo"
 _FOLDERS = ("parties", "logs", "evidence", "arms")
-_FILES = ("report.html", "report.json", "texts.json")
+_FILES = ("report.html", "report.json", "texts.json", "series.json")
 
 
 @dataclass(frozen=True, slots=True)

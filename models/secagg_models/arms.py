@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from secagg_models import train, updates
-from secagg_models.recipe import Recipe
+from secagg_models.recipe import Rounds
 from secagg_models.updates import Update
 
 
@@ -22,7 +22,7 @@ def federated_round(
     model: Any,
     update: Update,
     stream: train.Stream,
-    recipe: Recipe,
+    recipe: Rounds,
     lr: float,
     round_index: int,
     on_progress: train.ProgressCallback = train._silent,
@@ -37,7 +37,7 @@ def local_only(
     model: Any,
     update: Update,
     stream: train.Stream,
-    recipe: Recipe,
+    recipe: Rounds,
     lr: float,
     steps: int | None = None,
     on_progress: train.ProgressCallback = train._silent,
@@ -50,7 +50,7 @@ def centralised(
     model: Any,
     update: Update,
     streams: Sequence[train.Stream],
-    recipe: Recipe,
+    recipe: Rounds,
     lr: float,
     steps: int | None = None,
     on_progress: train.ProgressCallback = train._silent,
@@ -78,7 +78,7 @@ def plain_mean(
 
 
 def loss_with(
-    model: Any, update: Update, stream: train.Stream, recipe: Recipe, max_windows: int
+    model: Any, update: Update, stream: train.Stream, recipe: Rounds, max_windows: int
 ) -> float:
     """Held-out nats per byte of the base with this update."""
     updates.install(model, update)

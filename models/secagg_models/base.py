@@ -10,6 +10,7 @@ tensors, which plans and adapter manifests pin; a file's hash would change with 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,14 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from secagg.canonical import Writer
 from secagg.errors import ConfigError
+from secagg_models.series.forecaster import is_forecaster, load_forecaster
 
+# transformers patches its own classes while it loads; two threads that load at once can leave the
+# patches in place, and models that load later are not tied.
+_ONE_AT_A_TIME = threading.Lock()
 SHIPPED = "shipped"
+SHIPPED_SERIES = "shipped-series"
+_SERIES_FOLDER = Path(__file__).parent / "series" / "base"
 _SHIPPED_FOLDER = Path(__file__).parent / "base"
 SHIPPED_EMULATOR = Path(__file__).parent / "emulator"
 """The shipped base's emulator, distilled and unsigned: `secagg owner emulate --from` signs it."""
@@ -29,7 +36,10 @@ SHIPPED_EMULATOR = Path(__file__).parent / "emulator"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Base:
-    """A loaded base: the model in float32, its tokeniser, and the digest that names it (hex)."""
+    """A loaded base: the model in float32, its tokeniser, and the digest that names it (hex).
+
+    A forecaster of time series has no tokeniser.
+    """
 
     model: Any
     tokenizer: Any
@@ -38,12 +48,16 @@ class Base:
 
 
 def load_base(name_or_path: str = SHIPPED) -> Base:
-    """Load the shipped base, a local folder, or a hub id.
+    """Load the shipped base, a local folder, or a hub id; a forecaster where the folder holds one.
 
     Raises: ConfigError that says what is missing (no such folder, no safetensors weights,
     a model that needs its own code).
     """
-    source = str(_SHIPPED_FOLDER) if name_or_path == SHIPPED else name_or_path
+    ours = {SHIPPED: str(_SHIPPED_FOLDER), SHIPPED_SERIES: str(_SERIES_FOLDER)}
+    source = ours.get(name_or_path, name_or_path)
+    if name_or_path == SHIPPED_SERIES or is_forecaster(Path(source)):
+        series = load_forecaster(Path(source)).train(False).requires_grad_(False)
+        return Base(series, None, model_digest(series.state_dict()), name_or_path)
     return _load(AutoModelForCausalLM, name_or_path, source)
 
 
@@ -62,9 +76,10 @@ def _load(auto: Any, name_or_path: str, source: str) -> Base:
             "convert pickled weights first, they are never loaded"
         )
     try:
-        model = auto.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        with _ONE_AT_A_TIME:
+            model = auto.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -33,12 +33,14 @@ from secagg.errors import ConfigError
 from secagg_models import families, train
 from secagg_models.families import LayerCall
 from secagg_models.labelled import LabelledBatch
+from secagg_models.series.batch import SeriesBatch
 from secagg_models.split import Split
 
 Optimizer = Literal["adamw", "muon"]
 OPTIMIZERS: Final[tuple[Optimizer, ...]] = get_args(Optimizer)
 _STATE = "checkpoint.json"
 _CURVE_POINTS = 50
+_NO_FORECASTER = "no emulator is distilled of a forecaster: tenants hold the forecaster itself"
 _MALFORMED: Final = (ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -232,6 +234,8 @@ class _Run:
                 case LabelledBatch():
                     there = batch.to(device)
                     self.emulator(input_ids=there.input_ids, attention_mask=there.attention_mask)
+                case SeriesBatch():
+                    raise ConfigError(_NO_FORECASTER)
         return None
 
 
@@ -282,6 +286,8 @@ def _real_positions(
         case LabelledBatch():
             real = batch.attention_mask.to(teacher.device).bool()
             return teacher[real], student[real]
+        case SeriesBatch():
+            raise ConfigError(_NO_FORECASTER)
 
 
 def _optimizers(

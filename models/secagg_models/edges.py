@@ -87,7 +87,7 @@ def tensor_names(model: Any, shape: EdgesShape) -> list[str]:
 def start_from(model: Any, shape: EdgesShape) -> EdgeWeights:
     """The first version: copies of the model's own edge weights."""
     parameters = dict(model.named_parameters())
-    return EdgeWeights(shape, {n: _copy(parameters[n]) for n in tensor_names(model, shape)})
+    return EdgeWeights(shape, {n: copy_of(parameters[n]) for n in tensor_names(model, shape)})
 
 
 def install(model: Any, weights: EdgeWeights) -> None:
@@ -106,8 +106,8 @@ def install(model: Any, weights: EdgeWeights) -> None:
 def refuse_other_tensors(model: Any, weights: EdgeWeights) -> None:
     """Raises: ConfigError unless names, shapes and dtypes are those of the model's edge layers."""
     parameters = dict(model.named_parameters())
-    wanted = {name: _form(parameters[name]) for name in tensor_names(model, weights.shape)}
-    given = {name: _form(tensor) for name, tensor in weights.tensors.items()}
+    wanted = {name: form_of(parameters[name]) for name in tensor_names(model, weights.shape)}
+    given = {name: form_of(tensor) for name, tensor in weights.tensors.items()}
     if wanted == given:
         return
     differing = [
@@ -135,7 +135,7 @@ def check_frozen(model: Any, weights: EdgeWeights, optimizer: torch.optim.Optimi
 
 def state_of(model: Any, weights: EdgeWeights) -> dict[str, torch.Tensor]:
     """A copy of the edge layers' weights by name, float32 on the CPU."""
-    return {n: _copy(p) for n, p in model.named_parameters() if n in weights.tensors}
+    return {n: copy_of(p) for n, p in model.named_parameters() if n in weights.tensors}
 
 
 def add_delta(weights: EdgeWeights, mean_delta: Mapping[str, torch.Tensor]) -> EdgeWeights:
@@ -144,9 +144,11 @@ def add_delta(weights: EdgeWeights, mean_delta: Mapping[str, torch.Tensor]) -> E
     return replace(weights, tensors=moved)
 
 
-def _copy(parameter: torch.Tensor) -> torch.Tensor:
+def copy_of(parameter: torch.Tensor) -> torch.Tensor:
+    """Its values, float32 on the CPU."""
     return parameter.detach().to("cpu", torch.float32, copy=True)
 
 
-def _form(tensor: torch.Tensor) -> str:
+def form_of(tensor: torch.Tensor) -> str:
+    """Shape and dtype, for errors."""
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

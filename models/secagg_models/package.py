@@ -75,6 +75,45 @@ class TensorLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribedModel:
+    """What a manifest has to say about a model before it is loaded: `layers` are the stored ones,
+    `digest` is over the tensors as they load, in float32."""
+
+    task: Task
+    family: str
+    layers: int
+    layout: Mapping[str, TensorLayout]
+    digest: str
+
+    def is_typed(self) -> bool:
+        """Whether every value is of its type and in its range; they came as JSON."""
+        sides = [side for item in self.layout.values() for side in item.shape]
+        return (
+            self.task in TASKS
+            and self.family in {family.name for family in families.FAMILIES}
+            and is_digest(self.digest)
+            and type(self.layers) is int
+            and all(type(side) is int and 0 <= side < 1 << 40 for side in sides)
+            and all(item.dtype in _DTYPES.values() for item in self.layout.values())
+        )
+
+
+def is_digest(value: str) -> bool:
+    """Whether this is a SHA-256 in hex."""
+    return len(value) == 64 and set(value) <= _HEX
+
+
+def layout_to_json(layout: Mapping[str, TensorLayout]) -> dict[str, Any]:
+    """JSON values, for a manifest."""
+    return {n: {"dtype": item.dtype, "shape": list(item.shape)} for n, item in layout.items()}
+
+
+def layout_from_json(value: Any) -> dict[str, TensorLayout]:
+    """Inverse of `layout_to_json`; what is not of that form raises what Python raises."""
+    return {n: TensorLayout(tuple(item["shape"]), item["dtype"]) for n, item in value.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class EmulatorMeta:
     """What a manifest says about an emulator; digests are `base.model_digest`, in hex.
 
@@ -101,10 +140,7 @@ class EmulatorMeta:
             "split": self.split.to_json(),
             "full_digest": self.full_digest,
             "emulator_digest": self.emulator_digest,
-            "layout": {
-                name: {"dtype": item.dtype, "shape": list(item.shape)}
-                for name, item in self.layout.items()
-            },
+            "layout": layout_to_json(self.layout),
             "distillation": None if self.distillation is None else dict(self.distillation),
             "signed": self.signed,
         }
@@ -125,10 +161,7 @@ class EmulatorMeta:
                 Split.from_json(meta["split"]),
                 meta["full_digest"],
                 meta["emulator_digest"],
-                {
-                    name: TensorLayout(tuple(item["shape"]), item["dtype"])
-                    for name, item in meta["layout"].items()
-                },
+                layout_from_json(meta["layout"]),
                 None if meta["distillation"] is None else dict(meta["distillation"]),
                 meta["signed"],
             )
@@ -141,17 +174,16 @@ class EmulatorMeta:
             raise ConfigError("the manifest does not describe an emulator package of this format")
         return found
 
-    def _is_typed(self) -> bool:
-        digests = (self.full_digest, self.emulator_digest)
-        sides = [side for item in self.layout.values() for side in item.shape]
-        return (
-            self.task in TASKS
-            and self.family in {family.name for family in families.FAMILIES}
-            and all(len(digest) == 64 and set(digest) <= _HEX for digest in digests)
-            and all(type(side) is int and 0 <= side < 1 << 40 for side in sides)
-            and all(item.dtype in _DTYPES.values() for item in self.layout.values())
-            and type(self.signed) is bool
+    @property
+    def described(self) -> DescribedModel:
+        """What loading it is held against."""
+        return DescribedModel(
+            self.task, self.family, self.split.emulator_layers, self.layout, self.emulator_digest
         )
+
+    def _is_typed(self) -> bool:
+        typed = self.described.is_typed() and type(self.signed) is bool
+        return typed and is_digest(self.full_digest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,6 +203,11 @@ class LoadedEmulator:
     model: Any
     tokenizer: Any
     meta: EmulatorMeta
+
+    @property
+    def digest(self) -> str:
+        """What an update names as its base."""
+        return self.meta.emulator_digest
 
 
 def load_full_model(source: str) -> LoadedModel:
@@ -206,6 +243,8 @@ def task_of(model: Any) -> Task:
     families.family_of(model)
     if has_language_loss(model):
         return "causal-lm"
+    if type(model).__name__ == "Forecaster":
+        raise ConfigError("packages hold models of text or labels: tenants have a forecaster whole")
     raise ConfigError(
         f"{type(model).__name__} is an encoder without a task: give it a head first "
         "(secagg_models.classifier.EncoderClassifier and save_classifier)"
@@ -232,22 +271,34 @@ def write_package(
             f"the emulator's edges and embeddings are not the full model's: {changed[:5]} differ; "
             "only its middle may be trained"
         )
-    stored = copy.deepcopy(emulator).to(exact_dtype(emulator, split))
-    digest = model_digest(_in_float32(stored.state_dict()))
-    _save(stored, full.tokenizer, folder)
+    digest, layout = write_model_files(folder, full, emulator, exact_dtype(emulator, split))
     meta = EmulatorMeta(
         task_of(emulator),
         families.family_of(emulator).name,
         split,
         full.digest,
         digest,
-        _layout_of_file(folder / WEIGHTS_FILE),
+        layout,
         distillation,
         signed,
     )
     (folder / CARD_FILE).write_text(card(meta), encoding="utf-8")
-    _check_tokenizer(folder, full.tokenizer)
     return meta
+
+
+def write_model_files(
+    folder: Path, full: LoadedModel, model: Any, dtype: torch.dtype
+) -> tuple[str, dict[str, TensorLayout]]:
+    """Write a model's files beside the full model's tokeniser; its digest in float32, its layout.
+
+    Raises:
+        ConfigError: the tokeniser would load as another one there.
+    """
+    stored = copy.deepcopy(model).to(dtype)
+    digest = model_digest(_in_float32(stored.state_dict()))
+    _save(stored, full.tokenizer, folder)
+    _check_tokenizer(folder, full.tokenizer)
+    return digest, _layout_of_file(folder / WEIGHTS_FILE)
 
 
 def _check_tokenizer(folder: Path, own: Any) -> None:
@@ -262,11 +313,15 @@ def _check_tokenizer(folder: Path, own: Any) -> None:
 def exact_dtype(emulator: Any, split: Split) -> torch.dtype:
     """The narrowest type that holds everything outside the middle exactly."""
     prefix = families.layer_prefix(emulator)
-    middle = tuple(f"{prefix}{layer}." for layer in split.middle_layers)
+    return narrowest_dtype(emulator, tuple(f"{prefix}{n}." for n in split.middle_layers))
+
+
+def narrowest_dtype(model: Any, without: tuple[str, ...] = ()) -> torch.dtype:
+    """The narrowest type that holds every tensor exactly, names that begin so aside."""
     frozen = [
         t
-        for n, t in emulator.state_dict().items()
-        if not n.startswith(middle) and t.is_floating_point()
+        for n, t in model.state_dict().items()
+        if not n.startswith(without) and t.is_floating_point()
     ]
     for dtype in (torch.bfloat16, torch.float16):
         if all(torch.equal(t.to(dtype).to(t.dtype), t) for t in frozen):
@@ -328,11 +383,21 @@ def read_package(folder: Path, names: Collection[str], meta: Mapping[str, Any]) 
         ConfigError: anything is not as `meta` says, or asks for code.
     """
     said = EmulatorMeta.from_json(meta)
+    model, tokenizer = read_model_files(folder, names, said.described)
+    return LoadedEmulator(model, tokenizer, said)
+
+
+def read_model_files(folder: Path, names: Collection[str], said: DescribedModel) -> tuple[Any, Any]:
+    """The model and the tokeniser of a package, held against what its manifest says.
+
+    Raises:
+        ConfigError: anything is not as said, or asks for code.
+    """
     strange = sorted(set(names) - FILES)
     missing = sorted(set(_NEEDED) - set(names))
     if strange or missing:
         raise ConfigError(
-            f"package {folder}: files that an emulator does not have: {strange[:5]}; files that "
+            f"package {folder}: files that a model does not have: {strange[:5]}; files that "
             f"it needs: {missing}"
         )
     try:
@@ -346,9 +411,9 @@ def read_package(folder: Path, names: Collection[str], meta: Mapping[str, Any]) 
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(f"package {folder} cannot be loaded: {reason}") from error
-    if model_digest(model.state_dict()) != said.emulator_digest:
-        raise ConfigError(f"package {folder}: what loads is not the emulator of its manifest")
-    return LoadedEmulator(model, tokenizer, said)
+    if model_digest(model.state_dict()) != said.digest:
+        raise ConfigError(f"package {folder}: what loads is not the model of its manifest")
+    return model, tokenizer
 
 
 def _check_json(folder: Path, names: Collection[str]) -> None:
@@ -382,7 +447,7 @@ def _could_name_code(value: Any) -> bool:
     return isinstance(value, str | list | dict)
 
 
-def _check_configuration(folder: Path, said: EmulatorMeta) -> None:
+def _check_configuration(folder: Path, said: DescribedModel) -> None:
     """Hold the tensors that the configuration would build against the layout; allocates none."""
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     inner = config.get("encoder", {}) if said.task == "classification" else config
@@ -393,10 +458,10 @@ def _check_configuration(folder: Path, said: EmulatorMeta) -> None:
             f"the manifest says {said.family}"
         )
     layers = inner.get("num_hidden_layers", inner.get("n_layer"))
-    if layers != said.split.emulator_layers:
+    if layers != said.layers:
         raise ConfigError(
-            f"package {folder}: config.json has {layers} layers, and the split "
-            f"{said.split.emulator_layers}"
+            f"package {folder}: config.json has {layers} layers, and the manifest says "
+            f"{said.layers}"
         )
     with torch.device("meta"):
         skeleton = _skeleton(folder, config, said.task)

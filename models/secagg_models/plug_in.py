@@ -8,10 +8,11 @@ a LoRA product is added to the full model's own weight in float64 and rounded to
 Every plug-in starts from the full model's own tensors: `unplug` puts these back bit for bit, and a
 second plug-in without it is refused, so versions that follow each other add up no rounding.
 
-Only layers at the edges are taken, and what lies outside the layers (embeddings, last norm, head):
-the emulator's middle was distilled, so
-what is learnt there says nothing about the full model's middle. Not here: measuring what was
-plugged in, and whether an owner may (approval is the owner's).
+Of an emulator only layers at the edges are taken, and what lies outside the layers (embeddings,
+last norm, head): its middle was distilled, so what is learnt there says nothing about the full
+model's middle. Of a block its layers are taken, which are the full model's own; its conditioning
+belongs to the sampler and stays beside the model. Not here: measuring what was plugged in, and
+whether an owner may (approval is the owner's).
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from transformers.pytorch_utils import Conv1D
 
 from secagg.errors import ConfigError, UsageError
 from secagg_models import edges, lora
-from secagg_models.edges import EdgeWeights
+from secagg_models.block_cut import BlockCut
+from secagg_models.block_weights import BlockWeights
+from secagg_models.edges import EdgesShape, EdgeWeights
 from secagg_models.families import layer_prefix, layers_of
-from secagg_models.lora import Adapter
+from secagg_models.lora import Adapter, LoraShape
 from secagg_models.split import Split, full_name
 from secagg_models.updates import Update
 
+Cut = Split | BlockCut
+"""How what tenants train was cut out of the full model."""
 _PLUGGED: WeakSet[torch.nn.Module] = WeakSet()
 
 
@@ -43,7 +48,7 @@ class Plugged:
     replaced: Mapping[str, torch.Tensor]
 
 
-def plug_in(full_model: Any, update: Update, split: Split) -> Plugged:
+def plug_in(full_model: Any, update: Update, split: Cut) -> Plugged:
     """Put an update into the full model in place; keep what is returned for `unplug`.
 
     Raises:
@@ -69,7 +74,7 @@ def unplug(full_model: Any, plugged: Plugged) -> None:
 
 
 @contextmanager
-def plugged_in(full_model: Any, update: Update, split: Split) -> Iterator[Any]:
+def plugged_in(full_model: Any, update: Update, split: Cut) -> Iterator[Any]:
     """The full model with an update, within a `with`; as it was afterwards."""
     plugged = plug_in(full_model, update, split)
     try:
@@ -78,7 +83,7 @@ def plugged_in(full_model: Any, update: Update, split: Split) -> Iterator[Any]:
         unplug(full_model, plugged)
 
 
-def full_tensors(full_model: Any, update: Update, split: Split) -> dict[str, torch.Tensor]:
+def full_tensors(full_model: Any, update: Update, split: Cut) -> dict[str, torch.Tensor]:
     """What the full model's tensors become, by its own names; the model is left alone.
 
     Raises: ConfigError as `plug_in`.
@@ -87,13 +92,21 @@ def full_tensors(full_model: Any, update: Update, split: Split) -> dict[str, tor
     depth = len(layers_of(full_model))
     if depth != split.layers:
         raise ConfigError(f"plug-in: the model has {depth} layers and the split {split.layers}")
-    _refuse_middle(update, split)
     parameters = dict(full_model.named_parameters())
-    match update:
-        case EdgeWeights():
+    match update, split:
+        case EdgeWeights(), Split():
+            _refuse_middle(update.shape, split)
             fresh = _edges_in_full(full_model, update, split)
-        case Adapter():
+        case Adapter(), Split():
+            _refuse_middle(update.shape, split)
             fresh = _lora_in_full(full_model, update, split)
+        case BlockWeights(), BlockCut():
+            fresh = _block_in_full(full_model, update, split)
+        case _:
+            raise ConfigError(
+                "plug-in: an emulator's update has a split and a block's update has the block's "
+                "cut; these two are of different kinds"
+            )
     _refuse_other_forms(fresh, parameters)
     return fresh
 
@@ -103,6 +116,18 @@ def _edges_in_full(full_model: Any, update: EdgeWeights, split: Split) -> dict[s
     fresh = {full_name(split, prefix, name): tensor for name, tensor in update.tensors.items()}
     shape = replace(update.shape, layers=_full_layers(update.shape.layers, split))
     _refuse_other_names(fresh, edges.tensor_names(full_model, shape))
+    return fresh
+
+
+def _block_in_full(full_model: Any, update: BlockWeights, cut: BlockCut) -> dict[str, torch.Tensor]:
+    if update.shape.cut != cut:
+        raise ConfigError(f"plug-in: the update is of {update.shape.cut}, and {cut} is wanted")
+    prefix = layer_prefix(full_model)
+    fresh = {full_name(cut, prefix, name): tensor for name, tensor in update.of_layers.items()}
+    within = tuple(f"{prefix}{layer}." for layer in cut.full_block)
+    _refuse_other_names(
+        fresh, [n for n, _ in full_model.named_parameters() if n.startswith(within)]
+    )
     return fresh
 
 
@@ -138,8 +163,8 @@ def _full_layers(layers: tuple[int, ...], split: Split) -> tuple[int, ...]:
     return tuple(sorted(split.full_index(layer) for layer in layers))
 
 
-def _refuse_middle(update: Update, split: Split) -> None:
-    layers = update.shape.layers
+def _refuse_middle(shape: EdgesShape | LoraShape, split: Split) -> None:
+    layers = shape.layers
     outside = sorted(set(layers) - set(split.edge_layers))
     if outside or not layers:
         acts = f"in layers {outside}" if outside else "in every layer"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from secagg.errors import ConfigError
 
@@ -141,7 +141,14 @@ class Split:
         return cls(value["layers"], value["edge"], tuple(numbers))
 
 
-def full_name(split: Split, prefix: str, emulator_name: str) -> str:
+class Layers(Protocol):
+    """Layers of a full model that a smaller one has, by their numbers in both."""
+
+    def full_index(self, layer: int) -> int:
+        """The full model's number of the smaller one's layer."""
+
+
+def full_name(split: Layers, prefix: str, emulator_name: str) -> str:
     """The full model's name of an emulator's tensor; `prefix` is `families.layer_prefix`.
 
     Names outside the layers are the same in both. Raises: ConfigError for a layer that the

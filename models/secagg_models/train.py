@@ -15,20 +15,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from peft import PeftModel
 
 from secagg.errors import ConfigError
 from secagg_models import attention, updates
+from secagg_models.block_weights import BlockWeights
 from secagg_models.labelled import LabelledBatch, LabelledStream
+from secagg_models.series.batch import SeriesBatch
+from secagg_models.series.forecaster import series_losses
+from secagg_models.series.stream import SeriesStream
 from secagg_models.text import TokenStream
 
 Precision = Literal["auto", "float32", "bfloat16"]
 ProgressCallback = Callable[[int, int, float], None]
-Stream = TokenStream | LabelledStream
-Batch = torch.Tensor | LabelledBatch
+Stream = TokenStream | LabelledStream | SeriesStream
+Batch = torch.Tensor | LabelledBatch | SeriesBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,18 @@ class TrainingConfig:
             raise ConfigError(f"training lr = {self.lr}: it must be above 0")
 
 
+@runtime_checkable
+class WindowSource(Protocol):
+    """Chooses what each step trains on, where a stream would draw (`secagg_models.selection`).
+
+    It must give `config.batch` windows of the same form at every step, whatever the data: the form
+    of a training is seen from outside in its time.
+    """
+
+    def batch_at(self, model: Any, config: TrainingConfig, step: int) -> Batch:
+        """The windows of a step; `model` may be asked for losses and is left as it was."""
+
+
 def _silent(step: int, steps: int, loss: float) -> None:
     """The default callback: reports to nobody."""
 
@@ -86,16 +102,27 @@ def _silent(step: int, steps: int, loss: float) -> None:
 def train_update(
     model: Any,
     update: updates.Update,
-    streams: Sequence[Stream],
+    streams: Sequence[Stream | WindowSource],
     config: TrainingConfig,
     on_progress: ProgressCallback = _silent,
+    *,
+    per_window_clip: float | None = None,
 ) -> list[float]:
     """Train in place with AdamW, from where `update` starts; the losses step by step (nats/item).
+
+    `per_window_clip` bounds the norm of every single window's gradient before they are averaged,
+    so that no window moves the update further than any other may.
 
     `model` is what `updates.attach` returned. The optimiser starts anew, so its state never
     outlives a round. Dropout is off: windows alone decide what is learnt. Raises: UsageError if
     anything but the update was trained.
     """
+    if isinstance(update, BlockWeights):
+        from secagg_models.block_training import train_block_update  # its loss reads this module
+
+        if per_window_clip is not None:
+            raise ConfigError("training per_window_clip: a block's windows are not clipped singly")
+        return train_block_update(model, update, streams, config, on_progress)
     updates.install(model, update)
     parameters = updates.trained_parameters(model, update)
     limited = updates.limited_parameters(model, update, config.columns)
@@ -103,12 +130,13 @@ def train_update(
         parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
     )
     updates.check_frozen(model, update, optimizer)
+    gradient = _Gradient(parameters, per_window_clip)
     use_fast_attention(model)
     model.eval()
     losses = []
     for step in range(config.first_step, config.first_step + config.steps):
         optimizer.param_groups[0]["lr"] = config.lr * config.schedule.factor(step)
-        losses.append(_accumulate(model, streams, config, step))
+        losses.append(_accumulate(model, streams, config, step, gradient))
         _forget_gradients(limited, config.columns)
         torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
@@ -119,14 +147,54 @@ def train_update(
     return losses
 
 
-def _accumulate(model: Any, streams: Sequence[Stream], config: TrainingConfig, step: int) -> float:
-    total = 0.0
-    for stream in streams:
-        windows = stream.windows_at(config.seed, step, config.batch, config.context)
-        loss = item_losses(model, windows, config.precision).mean() / len(streams)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gradient:
+    """Adds up gradients of `parameters`: of a batch at once, or window by window, each clipped."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    per_window_clip: float | None
+
+    def add(self, losses_of: Callable[[Batch], torch.Tensor], batch: Batch, share: float) -> float:
+        """Add `share` of the batch's mean gradient; returns `share` of its mean loss."""
+        if self.per_window_clip is None:
+            loss = losses_of(batch).mean() * share
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach())
+        pieces = _pieces(batch, 1)
+        return sum(self._add_clipped(losses_of(piece).mean(), share / len(pieces),
+                                     self.per_window_clip) for piece in pieces)  # fmt: skip
+
+    def _add_clipped(self, loss: torch.Tensor, share: float, clip: float) -> float:
+        parts = torch.autograd.grad(
+            loss, self.parameters, allow_unused=True, materialize_grads=True
+        )
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p) for p in parts]))
+        factor = share * torch.clamp(clip / (norm + 1e-12), max=1.0)
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            scaled = part * factor
+            parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
+        return float(loss.detach()) * share
+
+
+def _accumulate(
+    model: Any, streams: Sequence[Stream | WindowSource], config: TrainingConfig, step: int,
+    gradient: _Gradient,
+) -> float:  # fmt: skip
+    def losses_of(batch: Batch) -> torch.Tensor:
+        return item_losses(model, batch, config.precision)
+
+    share = 1 / len(streams)
+    return sum(
+        gradient.add(losses_of, _batch_of(stream, model, config, step), share) for stream in streams
+    )
+
+
+def _batch_of(
+    stream: Stream | WindowSource, model: Any, config: TrainingConfig, step: int
+) -> Batch:
+    if isinstance(stream, WindowSource):
+        return stream.batch_at(model, config, step)
+    return stream.windows_at(config.seed, step, config.batch, config.context)
 
 
 _Limited = Sequence[tuple[torch.nn.Parameter, torch.Tensor]]
@@ -146,9 +214,10 @@ def _restore(limited: _Limited, columns: int | None) -> None:
 
 
 def item_losses(model: Any, batch: Batch, precision: Precision = "auto") -> torch.Tensor:
-    """Nats of everything that a batch asks to predict, float32.
+    """Loss of everything that a batch asks to predict, float32.
 
-    (B, T) for windows of tokens, one a token; (B,) for labelled passages, one a passage.
+    (B, T) nats for windows of tokens, one a token; (B,) nats for labelled passages, one a passage;
+    (B, positions) pinball means in units of the history's deviation for windows of series.
     """
     match batch:
         case torch.Tensor():
@@ -157,6 +226,8 @@ def item_losses(model: Any, batch: Batch, precision: Precision = "auto") -> torc
             logits = class_logits(model, batch, precision)
             labels = batch.labels.to(logits.device)
             return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        case SeriesBatch():
+            return series_losses(model, batch, autocast=_wants_bf16(precision))
 
 
 def token_loss(model: Any, windows: torch.Tensor, precision: Precision = "auto") -> torch.Tensor:
@@ -193,7 +264,7 @@ def evaluate(
 
     Of tokens: nats per byte over at most `max_windows` non-overlapping windows, evenly spread over
     the files, so long texts count throughout. Of passages: nats per passage (cross-entropy), over
-    at most `max_windows` of them.
+    at most `max_windows` of them. Of series: pinball, in units of the history's deviation.
     """
     use_fast_attention(model)
     was_training = model.training
@@ -207,7 +278,7 @@ def evaluate(
     match stream:
         case TokenStream():
             return total / count / stream.bytes_per_token
-        case LabelledStream():
+        case LabelledStream() | SeriesStream():
             return total / count
 
 
@@ -233,12 +304,12 @@ def accuracy(
     return right / len(held_out)
 
 
-def _pieces(held_out: Batch, size: int) -> Sequence[Batch]:
-    match held_out:
+def _pieces(batch: Batch, size: int) -> Sequence[Batch]:
+    match batch:
         case torch.Tensor():
-            return torch.split(held_out, size)
-        case LabelledBatch():
-            return held_out.split(size)
+            return torch.split(batch, size)
+        case LabelledBatch() | SeriesBatch():
+            return batch.split(size)
 
 
 def use_fast_attention(model: Any) -> None:
@@ -246,6 +317,7 @@ def use_fast_attention(model: Any) -> None:
     config = model.config
     if config.model_type == "llama" and next(model.parameters()).device.type == "cpu":
         inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner = getattr(inner, "encoder", inner)
         if inner.config._attn_implementation != attention.NAME:
             inner.set_attn_implementation(attention.NAME)
 

@@ -1,4 +1,4 @@
-"""What tenants train and the protocol sums, whichever kind it is: `Update = Adapter | EdgeWeights`.
+"""What tenants train and the protocol sums, whichever kind it is: LoRA, edge layers, one block.
 
 The one place that tells the kinds apart. Training, publishing, exporting and plugging in go through
 these functions; adding a kind means a case in each. Every kind has named float32 tensors from which
@@ -24,13 +24,14 @@ from safetensors.torch import save as save_tensors
 
 from secagg.errors import ConfigError
 from secagg.layout import Layout
-from secagg_models import edges, lora
+from secagg_models import block_weights, edges, lora
+from secagg_models.block_weights import BlockShape, BlockWeights
 from secagg_models.edges import EdgesShape, EdgeWeights
 from secagg_models.flatten import layout_of
 from secagg_models.lora import Adapter, LoraShape
 
-Update = Adapter | EdgeWeights
-UpdateShape = LoraShape | EdgesShape
+Update = Adapter | EdgeWeights | BlockWeights
+UpdateShape = LoraShape | EdgesShape | BlockShape
 
 _ORTHONORMAL = 1e-3
 
@@ -39,6 +40,8 @@ _ORTHONORMAL = 1e-3
 def start(model: Any, shape: LoraShape, seed: int) -> Adapter: ...
 @overload
 def start(model: Any, shape: EdgesShape, seed: int) -> EdgeWeights: ...
+@overload
+def start(model: Any, shape: BlockShape, seed: int) -> BlockWeights: ...
 @overload
 def start(model: Any, shape: UpdateShape, seed: int) -> Update: ...
 def start(model: Any, shape: UpdateShape, seed: int) -> Update:
@@ -52,16 +55,25 @@ def start(model: Any, shape: UpdateShape, seed: int) -> Update:
             return lora.draw_adapter(model, replace(shape, extra=extra), seed)
         case EdgesShape():
             return edges.start_from(model, shape)
+        case BlockShape():
+            return block_weights.start_from(model, shape, seed)
 
 
 def attach(model: Any, update: Update) -> Any:
-    """The model with the update in it, ready to train and to evaluate; the model is changed."""
+    """The model with the update in it, ready to train and to evaluate; the model is changed.
+
+    For a block it is a `BlockNetwork`, whose `model` is the changed one.
+    """
     match update:
         case Adapter():
             return lora.attach(model, update)
         case EdgeWeights():
             edges.install(model, update)
             return model
+        case BlockWeights():
+            network = block_weights.network_of(model, update.shape)
+            block_weights.install(network, update)
+            return network
 
 
 def own_tensors(model: Any, update: Update) -> dict[str, torch.Tensor]:
@@ -75,13 +87,44 @@ def own_tensors(model: Any, update: Update) -> dict[str, torch.Tensor]:
 
 def detach(attached: Any, own: Mapping[str, torch.Tensor]) -> Any:
     """The bare model again, bit for bit: inverse of `attach`, with what `own_tensors` gave."""
-    model = attached.unload() if isinstance(attached, PeftModel) else attached
+    model = _bare(attached)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in own:
                 parameter.copy_(own[name])
     model.requires_grad_(False)
     return model
+
+
+def _bare(attached: Any) -> Any:
+    from secagg_models.blocks.network import BlockNetwork  # its losses are training's
+
+    match attached:
+        case PeftModel():
+            return attached.unload()
+        case BlockNetwork():
+            return attached.model
+        case _:
+            return attached
+
+
+def ordinary_model(attached: Any) -> Any:
+    """What `attach` returned, as the model whose ordinary pass can be run.
+
+    Raises: ConfigError where only one block of a model is held: it answers nothing by itself.
+    """
+    from secagg_models.blocks.network import BlockNetwork  # its losses are training's
+
+    match attached:
+        case BlockNetwork() if not attached.is_whole:
+            raise ConfigError(
+                "one block alone has no ordinary pass to measure or to serve; its owner measures "
+                "the whole model"
+            )
+        case BlockNetwork():
+            return attached.model
+        case _:
+            return attached
 
 
 def install(model: Any, update: Update) -> None:
@@ -91,6 +134,8 @@ def install(model: Any, update: Update) -> None:
             lora.install(model, update)
         case EdgeWeights():
             edges.install(model, update)
+        case BlockWeights():
+            block_weights.install(model, update)
 
 
 def trained_parameters(model: Any, update: Update) -> list[torch.nn.Parameter]:
@@ -100,6 +145,8 @@ def trained_parameters(model: Any, update: Update) -> list[torch.nn.Parameter]:
             return lora.trained_parameters(model, update.shape.extra)
         case EdgeWeights():
             return edges.trained_parameters(model, update)
+        case BlockWeights():
+            return list(block_weights.parameters_of(model, update.shape).values())
 
 
 def check_frozen(model: Any, update: Update, optimizer: torch.optim.Optimizer) -> None:
@@ -109,6 +156,8 @@ def check_frozen(model: Any, update: Update, optimizer: torch.optim.Optimizer) -
             lora.check_frozen(model, update, optimizer)
         case EdgeWeights():
             edges.check_frozen(model, update, optimizer)
+        case BlockWeights():
+            block_weights.check_frozen(model, update, optimizer)
 
 
 def limited_parameters(
@@ -130,6 +179,8 @@ def limited_parameters(
             )
         case EdgeWeights():
             raise ConfigError(f"training columns = {columns}: edge layers are trained whole")
+        case BlockWeights():
+            raise ConfigError(f"training columns = {columns}: a block is trained whole")
 
 
 def state(model: Any, update: Update) -> dict[str, torch.Tensor]:
@@ -139,6 +190,8 @@ def state(model: Any, update: Update) -> dict[str, torch.Tensor]:
             return lora.trainable_state(model, update.shape.extra)
         case EdgeWeights():
             return edges.state_of(model, update)
+        case BlockWeights():
+            return block_weights.state_of(model, update)
 
 
 def delta_of(state: Mapping[str, torch.Tensor], update: Update) -> dict[str, torch.Tensor]:
@@ -155,6 +208,8 @@ def add_delta(update: Update, mean_delta: Mapping[str, torch.Tensor]) -> Update:
             return lora.add_delta(update, mean_delta)
         case EdgeWeights():
             return edges.add_delta(update, mean_delta)
+        case BlockWeights():
+            return block_weights.add_delta(update, mean_delta)
 
 
 def next_round(
@@ -166,8 +221,13 @@ def next_round(
         case Adapter():
             return lora.next_round(update, mean_delta, server_rate)
         case EdgeWeights():
-            scaled = {name: server_rate * part for name, part in mean_delta.items()}
-            return edges.add_delta(update, scaled)
+            return edges.add_delta(update, _times(server_rate, mean_delta))
+        case BlockWeights():
+            return block_weights.add_delta(update, _times(server_rate, mean_delta))
+
+
+def _times(rate: float, delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: rate * part for name, part in delta.items()}
 
 
 def delta_layout(update: Update) -> Layout:
@@ -186,7 +246,7 @@ def carry_residual(
     match old, new:
         case Adapter(), Adapter():
             return lora.carry_residual(residual, old, new)
-        case EdgeWeights(), EdgeWeights():
+        case (EdgeWeights(), EdgeWeights()) | (BlockWeights(), BlockWeights()):
             return dict(residual)
         case _:
             raise ConfigError("a residual of one kind of update means nothing for another")
@@ -197,7 +257,7 @@ def save(update: Update) -> bytes:
     match update:
         case Adapter():
             return save_tensors({**update.a, **update.trained})
-        case EdgeWeights():
+        case EdgeWeights() | BlockWeights():
             return save_tensors(update.trained)
 
 
@@ -205,6 +265,8 @@ def save(update: Update) -> bytes:
 def load(data: bytes, shape: LoraShape) -> Adapter: ...
 @overload
 def load(data: bytes, shape: EdgesShape) -> EdgeWeights: ...
+@overload
+def load(data: bytes, shape: BlockShape) -> BlockWeights: ...
 @overload
 def load(data: bytes, shape: UpdateShape) -> Update: ...
 def load(data: bytes, shape: UpdateShape) -> Update:
@@ -229,6 +291,8 @@ def load(data: bytes, shape: UpdateShape) -> Update:
             return _adapter_of(tensors, shape)
         case EdgesShape():
             return EdgeWeights(shape, tensors)
+        case BlockShape():
+            return BlockWeights(shape, tensors)
 
 
 def _adapter_of(tensors: Mapping[str, torch.Tensor], shape: LoraShape) -> Adapter:
@@ -263,6 +327,8 @@ def refuse_foreign(model: Any, update: Update) -> None:
             lora.refuse_foreign(model, update)
         case EdgeWeights():
             edges.refuse_other_tensors(model, update)
+        case BlockWeights():
+            block_weights.refuse_other_tensors(model, update)
 
 
 def _refuse_other_names(given: Mapping[str, torch.Tensor], update: Update) -> None:

@@ -2,8 +2,9 @@
 
 The manifest's `meta` names the base by digest (an emulator is a base like any other), the update's
 kind and shape and the whole training configuration, so that its digest (the plan's model digest)
-fixes everything that a tenant trains. Two kinds: "lora" and "edges". Reading is strict: another
-kind, a missing or unknown key, a number that is not finite is refused before anything is trained.
+fixes everything that a tenant trains. Three kinds: "lora", "edges" and "block". Reading is strict:
+another kind, a missing or unknown key, a number that is not finite is refused before anything is
+trained.
 
 Not here: the file's tensors (updates.py), moving versions (secagg_owner publishes, tenants fetch),
 hashing files.
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from secagg.errors import ConfigError
+from secagg_models.block_weights import BlockShape
 from secagg_models.edges import EdgesShape
 from secagg_models.lora import LoraShape
 from secagg_models.train import Schedule, TrainingConfig
@@ -24,6 +26,10 @@ from secagg_models.updates import UpdateShape
 
 ADAPTER_FILE: Final = "adapter.safetensors"
 EDGES_FILE: Final = "edges.safetensors"
+BLOCK_FILE: Final = "block.safetensors"
+KINDS: Final[Mapping[str, type[UpdateShape]]] = {
+    "lora": LoraShape, "edges": EdgesShape, "block": BlockShape,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class UpdateMeta:
         match self.shape:
             case LoraShape(rank=rank) if columns is None or 1 <= columns <= rank:
                 pass
-            case EdgesShape() if columns is None:
+            case EdgesShape() | BlockShape() if columns is None:
                 pass
             case _:
                 raise ConfigError(f"the version trains {columns} columns, which it does not have")
@@ -57,6 +63,8 @@ class UpdateMeta:
                 return "lora"
             case EdgesShape():
                 return "edges"
+            case BlockShape():
+                return "block"
 
     @property
     def file(self) -> str:
@@ -66,6 +74,8 @@ class UpdateMeta:
                 return ADAPTER_FILE
             case EdgesShape():
                 return EDGES_FILE
+            case BlockShape():
+                return BLOCK_FILE
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for `Manifest.meta`."""
@@ -84,14 +94,15 @@ class UpdateMeta:
         Raises:
             ConfigError: another kind, or not these keys with these types.
         """
-        if meta.get("kind") not in ("lora", "edges"):
+        if str(meta.get("kind")) not in KINDS:
+            known = ", ".join(map(repr, KINDS))
             raise ConfigError(
-                f"the version is of kind {str(meta.get('kind'))[:40]!r}, not 'lora' or 'edges'"
+                f"the version is of kind {str(meta.get('kind'))[:40]!r}, none of {known}"
             )
         try:
             found = _read(meta)
             exact = _same(found.to_json(), dict(meta))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
             if isinstance(error, ConfigError):
                 raise
             exact = False
@@ -128,14 +139,15 @@ def _shape_to_json(shape: UpdateShape) -> dict[str, Any]:
 
 
 def _shape_of(kind: str, values: dict[str, Any]) -> UpdateShape:
-    if any(type(layer) is not int for layer in values.get("layers", [])):
+    layers = values.get("layers", [])
+    if isinstance(layers, list) and any(type(layer) is not int for layer in layers):
         raise ConfigError("the version's layers must be whole numbers")
     if any(type(name) is not str for n in ("targets", "extra") for name in values.get(n, [])):
         raise ConfigError("the version's targets and extra tensors must be names")
     tuples: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
     }
-    return LoraShape(**tuples) if kind == "lora" else EdgesShape(**tuples)
+    return KINDS[kind](**tuples)
 
 
 def _same(written: object, given: object) -> bool:

@@ -6,9 +6,10 @@ count: the release log is read again. What fails is refused with the clause and 
 unless the owner forces it with a reason; that is written down before anything leaves.
 
 DATA/releases.jsonl     every package that passed, in order: the cumulative audit's memory
+DATA/blocks.jsonl       every block that passed its own gate (block_gate.py): its layers count here
 DATA/forced.jsonl       every forced passage: when, which package, which clauses, why
 
-Both are only ever appended to. The gate protects an owner from oversight, not from itself: who can
+They are only ever appended to. The gate protects an owner from oversight, not from itself: who can
 write these files can also publish by other means.
 """
 
@@ -28,9 +29,11 @@ from secagg.identity import NO_CONTEXT, Identity, Member, sha256
 if TYPE_CHECKING:
     from secagg_models.audit.policy import AuditPolicy, Verdict
     from secagg_models.audit.release import Release
+    from secagg_models.split import Split
 
 AUDIT_FILE: Final = "audit.json"
 RELEASES_FILE: Final = "releases.jsonl"
+BLOCKS_FILE: Final = "blocks.jsonl"
 FORCED_FILE: Final = "forced.jsonl"
 _LABEL: Final = "audit"
 _FORMAT: Final = "secagg-audit/1"
@@ -89,11 +92,12 @@ def require_audit(
     if force_reason is not None and not force_reason.strip():
         raise ConfigError("forcing a package past its audit needs a reason that is not empty")
     wanted = manifest_digest.hex()
-    audit_bytes = _read_bytes(folder / AUDIT_FILE)
+    audit_bytes = read_if_there(folder / AUDIT_FILE)
     audit, refusals = _own_audit(folder, audit_bytes, wanted)
     if audit is not None:
         refusals += _unsigned(folder, audit, owner_key)
-        refusals += _judge(audit, policy, read_releases(data / RELEASES_FILE), wanted)
+        blocks = read_blocks(data / BLOCKS_FILE)
+        refusals += _judge(audit, policy, read_releases(data / RELEASES_FILE), blocks, wanted)
     passage = Passage(
         wanted,
         "" if audit is None else sha256(audit_bytes or b"").hex(),
@@ -104,7 +108,7 @@ def require_audit(
         raise ConfigError(_message(folder, refusals))
     released = _unaudited(folder, wanted) if audit is None else audit["released"]
     if refusals:
-        _append(data / FORCED_FILE, passage.to_json() | {"at": round(time.time(), 3)})
+        append_line(data / FORCED_FILE, passage.to_json() | {"at": round(time.time(), 3)})
     _remember(data / RELEASES_FILE, released, wanted)
     return passage
 
@@ -137,7 +141,7 @@ def _unaudited(folder: Path, wanted: str) -> dict[str, Any]:
     from secagg_models.split import Split
     from secagg_wire.manifest import Manifest
 
-    manifest = Manifest.decode(_read_bytes(folder / "manifest.json") or b"")
+    manifest = Manifest.decode(read_if_there(folder / "manifest.json") or b"")
     if manifest.digest.hex() != wanted:
         raise ConfigError(f"the manifest in {folder} is not the one that is to leave")
     split = Split.from_json(manifest.meta.get("split"))
@@ -155,8 +159,9 @@ def _unsigned(folder: Path, audit: Mapping[str, Any], owner_key: bytes | None) -
 
 
 def _judge(
-    audit: Mapping[str, Any], policy: AuditPolicy, log: Sequence[Release], wanted: str
-) -> list[_Refusal]:
+    audit: Mapping[str, Any], policy: AuditPolicy, log: Sequence[Release],
+    blocks: Sequence[BlockRelease], wanted: str,
+) -> list[_Refusal]:  # fmt: skip
     from secagg_models.audit.figures import Figures
     from secagg_models.audit.policy import judge
     from secagg_models.audit.release import Release, audit_release
@@ -170,10 +175,45 @@ def _judge(
         figures,
         other_subsets=max(figures.other_subsets or 0, len(now.others)),
         closer_copies=max(figures.closer_copies or 0, len(now.closer)),
-        layers_share=max(figures.layers_share or 0.0, now.layers_share),
+        layers_share=max(figures.layers_share or 0.0, now.layers_share)
+        + _share_of_blocks(released.split, blocks),
     )
     verdicts: tuple[Verdict, ...] = judge(figures, policy)
     return [_Refusal(v.clause, v.sentence) for v in verdicts if v.outcome != "pass"]
+
+
+def _share_of_blocks(split: Split, blocks: Sequence[BlockRelease]) -> float:
+    """What blocks of a model of this depth show beyond this emulator's edges, as a share of its
+    layers. Layers that other emulators showed may be counted twice: too many, never too few."""
+    edges = {split.full_index(layer) for layer in split.edge_layers}
+    shown = {layer for block in blocks if block.layers == split.layers for layer in block.shown}
+    return len(shown - edges) / split.layers
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRelease:
+    """One block package as the log keeps it; digests in hex, layers by the full model's numbers."""
+
+    manifest_digest: str
+    full_digest: str
+    layers: int
+    shown: tuple[int, ...]
+
+
+def read_blocks(path: Path) -> list[BlockRelease]:
+    """A log of blocks (block_gate.py); nothing where there is none.
+
+    Raises:
+        ConfigError: a line is none of ours.
+    """
+    found = []
+    for number, line in enumerate((read_if_there(path) or b"").splitlines(), 1):
+        try:
+            value = json.loads(line)
+            found.append(BlockRelease(**(value | {"shown": tuple(map(int, value["shown"]))})))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{path}, line {number}: not a block: {error}") from None
+    return found
 
 
 def read_releases(path: Path) -> list[Release]:
@@ -184,7 +224,7 @@ def read_releases(path: Path) -> list[Release]:
     """
     from secagg_models.audit.release import Release
 
-    data = _read_bytes(path) or b""
+    data = read_if_there(path) or b""
     found = []
     for number, line in enumerate(data.splitlines(), 1):
         try:
@@ -200,10 +240,10 @@ def read_releases(path: Path) -> list[Release]:
 def _remember(path: Path, released: Mapping[str, Any], wanted: str) -> None:
     """Once for each package."""
     if all(release.manifest_digest != wanted for release in read_releases(path)):
-        _append(path, released)
+        append_line(path, released)
 
 
-def _append(path: Path, value: Mapping[str, Any]) -> None:
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """One line, on disk before this returns."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +255,8 @@ def _append(path: Path, value: Mapping[str, Any]) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _read_bytes(path: Path) -> bytes | None:
+def read_if_there(path: Path) -> bytes | None:
+    """A file's bytes; None where there is none."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

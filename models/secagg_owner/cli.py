@@ -2,6 +2,7 @@
 
 secagg owner emulate my-model --edge 2 --keep 4 --out emulator --keys keys
 secagg owner audit emulator --full my-model          # whether it may leave
+secagg owner block my-model --block 1 --out block --keys keys    # one block alone
 secagg owner run --config owner.toml                 # all rounds of the configuration
 secagg owner round --config owner.toml               # one more round
 secagg owner publish --config owner.toml             # the version that the next round starts from
@@ -20,12 +21,12 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from secagg.errors import ConfigError
-from secagg_owner import audit_cli, emulate_cli, plug_in_cli, versions_cli
-from secagg_owner.audit_gate import require_audit
-from secagg_owner.config import Config, OffsiteModel, load_config, required_files
+from secagg_owner import audit_cli, block_cli, emulate_cli, plug_in_cli, versions_cli
+from secagg_owner.audit_gate import Passage, require_audit
+from secagg_owner.config import BlockModel, Config, OffsiteModel, load_config, required_files
 from secagg_owner.registry import Entry
 from secagg_owner.rounds import OwnerRun
 from secagg_owner.service import OwnerConnection
@@ -34,6 +35,9 @@ from secagg_owner.subject import make_subject
 from secagg_wire.event_log import EventLog
 from secagg_wire.key_files import KeyFiles, read_public
 from secagg_wire.manifest import Manifest
+
+if TYPE_CHECKING:
+    from secagg_models.audit.policy import AuditPolicy
 
 T = TypeVar("T")
 Work = Callable[[OwnerRun, OwnerConnection], Awaitable[T]]
@@ -83,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     plug_in_cli.add_commands(commands, common)
     emulate_cli.add_commands(commands, common, configured)
     audit_cli.add_commands(commands, common, configured)
+    block_cli.add_commands(commands, common)
     return parser
 
 
@@ -163,23 +168,47 @@ def _checked(options: argparse.Namespace) -> Config:
 
 
 def _pass_gate(config: Config, options: argparse.Namespace) -> str:
-    """Refuse an emulator that its audit does not let out; the reason where it was forced."""
+    """Refuse a package that its gate does not let out; the reason where it was forced."""
     if bool(options.force) != bool(options.reason):
         raise ConfigError("--force and --reason TEXT go together")
+    passage = _passage(config, options.reason)
+    if passage is None or not passage.forced:
+        return ""
+    return f"{passage.reason} ({', '.join(passage.refused)})"
+
+
+def _passage(config: Config, reason: str | None) -> Passage | None:
+    """How the package passed; None where tenants are sent none."""
     match config.model:
         case OffsiteModel(emulator=folder, audit_policy=policy_file):
-            from secagg_models.audit.policy import AuditPolicy, load_policy
-
-            policy = AuditPolicy() if policy_file is None else load_policy(policy_file)
-            digest = Manifest.decode(read_public(folder / "manifest.json")).digest
-            passage = require_audit(
-                folder, digest, policy, options.reason, data=config.data,
+            return require_audit(
+                folder, _digest_of(folder), _policy(policy_file), reason, data=config.data,
                 owner_key=KeyFiles(config.keys).identity().public_key,
             )  # fmt: skip
-            clauses = ", ".join(passage.refused)
-            return f"{passage.reason} ({clauses})" if passage.forced else ""
+        case BlockModel(package=Path() as folder, audit_policy=policy_file):
+            from secagg_models.block_package import BlockMeta
+            from secagg_owner.block_gate import require_block
+
+            meta = BlockMeta.from_json(_manifest_of(folder).meta)
+            return require_block(
+                folder, _digest_of(folder), meta, _policy(policy_file), reason, data=config.data
+            )
         case _:
-            return ""
+            return None
+
+
+def _manifest_of(folder: Path) -> Manifest:
+    return Manifest.decode(read_public(folder / "manifest.json"))
+
+
+def _digest_of(folder: Path) -> bytes:
+    return _manifest_of(folder).digest
+
+
+def _policy(file: Path | None) -> AuditPolicy:
+    from secagg_models.audit.policy import AuditPolicy, load_policy
+
+    return AuditPolicy() if file is None else load_policy(file)
 
 
 def _run_with(config: Config, work: Work[T], forced: str = "") -> T:

@@ -5,7 +5,8 @@ keys = "keys"
 data = "data"                      # model versions, rounds' results
 
 [model]
-kind = "offsite"                   # or "lora" (tenants have the base), or "vector" (no model)
+kind = "offsite"                   # or "lora", "edges" (tenants have the base), "block" (one block
+                                   # alone), "vector" (no model)
 full = "shipped"                   # or a local folder, or a hub id; it never leaves
 emulator = "emulator"              # from 'secagg owner emulate'; tenants have it too
 update = "lora"                    # or "edges": the edge layers whole
@@ -22,6 +23,9 @@ scheme = "auto"                    # or "masking", or "ckks"
 
 [text]
 path = "owner-text"                # without it: this Python's standard library
+
+[series]                           # in place of [text] where the base is a forecaster
+path = "owner-series"              # a folder of CSV files; without it: the public pretraining ones
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class VectorModel(Table):
 
 
 class LoraModel(Table):
-    """B-only LoRA on a causal language model; A is drawn from `seed` and broadcast."""
+    """B-only LoRA on a causal language model or a forecaster; A is drawn from `seed`, broadcast."""
 
     kind: Literal["lora"]
     base: str = "shipped"
@@ -60,6 +64,17 @@ class LoraModel(Table):
     scaling: _Positive = 1.0
     targets: tuple[str, ...] = _LINEAR
     seed: int = 1
+
+
+class EdgesModel(Table):
+    """Whole layers of a base that everybody has: all of them, or those that `layers` lists; with
+    `embeddings` also what lies outside the layers. Summed tensor by tensor, as an emulator's edges.
+    """
+
+    kind: Literal["edges"]
+    base: str = "shipped"
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    embeddings: bool = True
 
 
 class OffsiteModel(Table):
@@ -81,6 +96,44 @@ class OffsiteModel(Table):
     scaling: _Positive = 1.0
     targets: tuple[str, ...] = _LINEAR
     seed: int = 1
+
+
+class BlockModel(Table):
+    """Tenants train one block of the model by itself, as a step that removes noise.
+
+    `package` is what `secagg owner block` wrote: tenants then hold nothing but embeddings, this
+    block and the head, and the objective is "pure". Without it they have the model `full`, and
+    "prefix" (after the layers before the block) or "mixed" (with `ordinary_weight` times the
+    ordinary loss, which keeps the ordinary pass alive) are possible too.
+
+    `conditioning` is a safetensors file with what other blocks learnt of the noise level
+    (`conditioning.safetensors` of `secagg owner plug-in`); the sampler needs it, this block starts
+    without it.
+    `audit_policy` is as for emulators; of it a block is held against `verbatim.layers_max`.
+    """
+
+    kind: Literal["block"]
+    full: str = "shipped"
+    package: FilePath | None = None
+    audit_policy: FilePath | None = None
+    blocks: _Count = 3
+    block: Annotated[int, Field(ge=0)] = 0
+    objective: Literal["pure", "prefix", "mixed"] = "pure"
+    ordinary_weight: _Positive = 1.0
+    widen: Annotated[float, Field(ge=0)] = 0.05
+    conditioning: FilePath | None = None
+    seed: int = 1
+
+    @model_validator(mode="after")
+    def _trains_what_tenants_hold(self) -> BlockModel:
+        if self.block >= self.blocks:
+            raise ValueError(f"block {self.block}: there are blocks 0 to {self.blocks - 1}")
+        if self.package is not None and self.objective != "pure":
+            raise ValueError(
+                f"objective {self.objective!r} needs the layers outside the block, and tenants "
+                "hold the package alone; take 'pure', or leave package out"
+            )
+        return self
 
 
 class Training(Table):
@@ -170,6 +223,16 @@ class Text(Table):
     windows: Annotated[int, Field(ge=0)] = 32
 
 
+class Series(Table):
+    """The owner's own time series, in place of `Text` where the base is a forecaster.
+
+    `path` is a folder of CSV files; without it, the real series of the shipped base's pretraining.
+    """
+
+    path: FilePath | None = None
+    windows: Annotated[int, Field(ge=0)] = 64
+
+
 class Log(Table):
     """JSON lines on stderr, or in a file."""
 
@@ -183,10 +246,14 @@ class Config(Table):
     coordinator: str
     keys: FilePath
     data: FilePath
-    model: Annotated[LoraModel | OffsiteModel | VectorModel, Field(discriminator="kind")]
+    model: Annotated[
+        LoraModel | EdgesModel | OffsiteModel | BlockModel | VectorModel,
+        Field(discriminator="kind"),
+    ]
     training: Training = Training()
     round: Round = Round()
     text: Text = Text()
+    series: Series = Series()
     log: Log = Log()
 
     @model_validator(mode="after")
@@ -208,6 +275,12 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
 
 def required_files(config: Config) -> tuple[Path, ...]:
     """What must be there before a round can be opened."""
-    emulator = config.model.emulator if isinstance(config.model, OffsiteModel) else None
-    wanted = (config.text.path, config.round.unit_costs, emulator)
+    wanted: list[Path | None] = [config.text.path, config.series.path, config.round.unit_costs]
+    match config.model:
+        case OffsiteModel(emulator=emulator):
+            wanted.append(emulator)
+        case BlockModel(package=package, conditioning=conditioning):
+            wanted += [package, conditioning]
+        case _:
+            pass
     return tuple(path for path in wanted if path is not None)

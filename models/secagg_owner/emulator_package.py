@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,20 +53,35 @@ def write_emulator_package(
     Raises:
         ConfigError: the folder exists, cannot be written, or edges differ from the full model's.
     """
+
+    def write(passing: Path) -> Mapping[str, Any]:
+        meta = write_package(
+            passing, full, emulator, split, distillation=distillation, signed=identity is not None
+        )
+        return meta.to_json()
+
+    write_whole(folder, identity, write)
+    return read_emulator_package(folder, None if identity is None else identity.public_key)
+
+
+def write_whole(
+    folder: Path, identity: Identity | None, write: Callable[[Path], Mapping[str, Any]]
+) -> None:
+    """Have a package's files written, add the manifest that says what `write` returns, sign it.
+
+    Raises:
+        ConfigError: the folder exists, or cannot be written.
+    """
     if folder.exists():
         raise ConfigError(f"{folder} exists already; choose another, or remove it")
     passing = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     try:
-        meta = write_package(
-            passing, full, emulator, split, distillation=distillation, signed=identity is not None
-        )
-        write_signed_folder(passing, meta.to_json(), identity)
+        write_signed_folder(passing, write(passing), identity)
         passing.rename(folder)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(passing, ignore_errors=True)
-    return read_emulator_package(folder, None if identity is None else identity.public_key)
 
 
 def read_emulator_package(

@@ -3,6 +3,8 @@
 FOLDER/model.safetensors, config.json, the tokeniser
 FOLDER/lineage.json            what it was made from, by digests
 FOLDER/replaced.safetensors    the full model's own tensors that the update took the place of
+FOLDER/conditioning.safetensors  of a block: what its layers learnt of the noise level, which no
+                               ordinary pass reads ('[model] conditioning' of other blocks' rounds)
 
 A folder is written beside its place, read back, held against the digest of what was plugged in
 memory, and only then moved there. Taking the update out again needs nothing but the folder: the
@@ -27,15 +29,17 @@ from safetensors.torch import load_file, save_file
 
 from secagg.errors import ConfigError
 from secagg_models import classifier
-from secagg_models.base import model_digest
-from secagg_models.package import LoadedModel, load_full_model
-from secagg_models.plug_in import plug_in, unplug
-from secagg_models.split import Split
+from secagg_models.base import SHIPPED_SERIES, Base, load_base, model_digest
+from secagg_models.block_weights import BlockWeights
+from secagg_models.package import load_full_model
+from secagg_models.plug_in import Cut, plug_in, unplug
+from secagg_models.series.forecaster import Forecaster, is_forecaster, save_forecaster
 from secagg_models.updates import Update
 
 FORMAT: Final = "secagg-plugged/1"
 LINEAGE_FILE: Final = "lineage.json"
 REPLACED_FILE: Final = "replaced.safetensors"
+CONDITIONING_FILE: Final = "conditioning.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,17 @@ class PluggedLineage:
 
 
 def write_plugged(
-    out: Path, full: LoadedModel, update: Update, split: Split, lineage: PluggedLineage
+    out: Path,
+    full: Base,
+    update: Update,
+    split: Cut,
+    lineage: PluggedLineage,
+    conditioning: Path | None = None,
 ) -> PluggedLineage:
     """Write the full model with the update in it; the lineage with the digest that was found.
 
-    The model in memory is as it was afterwards. `lineage.plugged_digest` may be empty.
+    The model in memory is as it was afterwards. `lineage.plugged_digest` may be empty. A block's
+    conditioning is written beside the model, with that of other blocks from `conditioning`.
 
     Raises:
         ConfigError: the folder exists, the update does not fit, or what it makes is not the
@@ -98,6 +108,9 @@ def write_plugged(
             LINEAGE_FILE: json.dumps(values, indent=2, sort_keys=True).encode() + b"\n",
             REPLACED_FILE: plugged.replaced,
         }
+        if isinstance(update, BlockWeights):
+            others = {} if conditioning is None else load_file(conditioning)
+            extra[CONDITIONING_FILE] = others | update.conditioning
         _write_model(out, full, digest, extra)
     finally:
         unplug(full.model, plugged)
@@ -110,7 +123,7 @@ def write_reversed(folder: Path, out: Path) -> PluggedLineage:
     Raises:
         ConfigError: the folder was changed: what comes out is not the model of its lineage.
     """
-    lineage, model = PluggedLineage.read(folder), load_full_model(str(folder))
+    lineage, model = PluggedLineage.read(folder), load_tuned(str(folder))
     if model.digest != lineage.plugged_digest:
         raise ConfigError(
             f"{folder} holds {model.digest}, and its lineage says {lineage.plugged_digest}: it was "
@@ -146,7 +159,7 @@ def _put_back(folder: Path, model: Any) -> None:
 
 
 def _write_model(
-    out: Path, model: LoadedModel, digest: str, extra: Mapping[str, bytes | Mapping[str, Any]]
+    out: Path, model: Base, digest: str, extra: Mapping[str, bytes | Mapping[str, Any]]
 ) -> None:
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another folder, or remove it")
@@ -154,7 +167,7 @@ def _write_model(
     try:
         passing.mkdir(parents=True)
         _save(model, passing)
-        if load_full_model(str(passing)).digest != digest:
+        if load_tuned(str(passing)).digest != digest:
             raise ConfigError(f"{out}: what was written does not load as what was plugged in")
         for name, content in extra.items():
             if isinstance(content, bytes):
@@ -168,9 +181,25 @@ def _write_model(
         shutil.rmtree(passing, ignore_errors=True)
 
 
-def _save(model: LoadedModel, folder: Path) -> None:
-    if isinstance(model.model, classifier.EncoderClassifier):
-        classifier.save_classifier(model.model, folder)
-    else:
-        model.model.save_pretrained(folder)
+def load_tuned(source: str) -> Base:
+    """A full model of any task: as `load_full_model`, and forecasters, which have no tokeniser.
+
+    Raises:
+        ConfigError: it cannot be loaded, or is of no supported family or task.
+    """
+    if source == SHIPPED_SERIES or is_forecaster(Path(source)):
+        return load_base(source)
+    full = load_full_model(source)
+    return Base(full.model, full.tokenizer, full.digest, source)
+
+
+def _save(model: Base, folder: Path) -> None:
+    match model.model:
+        case Forecaster():
+            save_forecaster(model.model, folder)
+            return
+        case classifier.EncoderClassifier():
+            classifier.save_classifier(model.model, folder)
+        case _:
+            model.model.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

@@ -1,8 +1,8 @@
 """What is being learnt, as the rounds see it: a layout to sum in, a clip, files to publish, a step.
 
 `VectorSubject` publishes nothing and keeps nothing: rounds of flat vectors, for dry runs and tests.
-`UpdateSubject` (update_subject.py) and `OffsiteSubject` (offsite_subject.py) are loaded only where
-they are configured, since torch is heavy.
+`UpdateSubject` (update_subject.py), `OffsiteSubject` (offsite_subject.py) and `BlockSubject`
+(block_subject.py) are loaded only where they are configured, since torch is heavy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from secagg.identity import sha256
 from secagg.layout import Layout
-from secagg_owner.config import Config, LoraModel, OffsiteModel, VectorModel
+from secagg_owner.config import (
+    BlockModel,
+    Config,
+    EdgesModel,
+    LoraModel,
+    OffsiteModel,
+    VectorModel,
+)
 from secagg_wire.manifest import Manifest
 
 NO_MODEL: Final = sha256(b"secagg: flat vectors, no model")
@@ -121,7 +128,15 @@ def make_subject(config: Config) -> Subject:
             from secagg_owner.update_subject import UpdateSubject
 
             return UpdateSubject.of_lora(lora, config)
+        case EdgesModel() as edges:
+            from secagg_owner.update_subject import UpdateSubject
+
+            return UpdateSubject.of_edges(edges, config)
         case OffsiteModel() as offsite:
             from secagg_owner.offsite_subject import OffsiteSubject
 
             return OffsiteSubject(offsite, config)
+        case BlockModel() as block:
+            from secagg_owner.block_subject import BlockSubject
+
+            return BlockSubject(block, config)

@@ -2,8 +2,9 @@
 
 An update is a LoRA adapter or whole edge layers (secagg_models.updates). Between rounds mean(B) A
 is refactored by SVD (FedSVD) into the next A and B_0; edge layers are moved by their mean. The clip
-comes from one round of training on the owner's own text: `clip_margin` times the largest coordinate
-of that delta, so that it depends on no tenant's data.
+comes from one round of training on the owner's own data: `clip_margin` times the largest coordinate
+of that delta, so that it depends on no tenant's. Data are text, or time series where the base is a
+forecaster.
 
 `base` is the model that tenants train: one that everybody has, or an emulator
 (offsite_subject.py, where the full model comes in).
@@ -12,7 +13,7 @@ of that delta, so that it depends on no tenant's data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,20 @@ from secagg.errors import ConfigError
 from secagg.layout import Layout, explain_difference
 from secagg_models import train, updates
 from secagg_models.base import Base, load_base
+from secagg_models.edges import EdgesShape
+from secagg_models.families import layers_of
 from secagg_models.flatten import flatten, unflatten
 from secagg_models.lora import LoraShape
+from secagg_models.series.folder import series_of_folder
+from secagg_models.series.forecaster import Forecaster
+from secagg_models.series.real import pretraining_series
+from secagg_models.series.stream import (
+    Series,
+    SeriesStream,
+    real_as_series,
+    split_by_time,
+    stream_of,
+)
 from secagg_models.text import (
     Corpus,
     Split,
@@ -35,7 +48,7 @@ from secagg_models.text import (
     standard_library,
 )
 from secagg_models.version import UpdateMeta
-from secagg_owner.config import Config, LoraModel
+from secagg_owner.config import Config, EdgesModel, LoraModel
 from secagg_owner.subject import Lineage, Publication
 from secagg_wire.manifest import Manifest
 
@@ -64,6 +77,17 @@ class UpdateSubject:
         """LoRA on a base that tenants have."""
         shape = LoraShape(model.rank, model.scaling, model.targets)
         return cls(lambda: load_base(model.base), lambda: shape, model.seed, config)
+
+    @classmethod
+    def of_edges(cls, model: EdgesModel, config: Config) -> UpdateSubject:
+        """Whole layers of a base that tenants have."""
+        base = cache(lambda: load_base(model.base))
+
+        def shape() -> EdgesShape:
+            layers = model.layers or tuple(range(len(layers_of(base().model))))
+            return EdgesShape(layers, model.embeddings)
+
+        return cls(base, shape, 0, config)
 
     @property
     def current(self) -> updates.Update:
@@ -105,9 +129,10 @@ class UpdateSubject:
 
     def evaluate(self) -> Mapping[str, float]:
         """See `Subject`."""
-        if self._config.text.windows == 0:
+        if self.windows == 0:
             return {}
-        return {"validation_nats_per_byte": self.loss_of(self.trained_model())}
+        figure = "pinball" if isinstance(self.held_out, SeriesStream) else "nats_per_byte"
+        return {f"validation_{figure}": self.loss_of(self.trained_model())}
 
     def save(self) -> bytes:
         """See `Subject`."""
@@ -134,11 +159,11 @@ class UpdateSubject:
         return self._attached
 
     def loss_of(self, model: Any) -> float:
-        """Nats per byte of a model on the owner's own held-out text."""
+        """Loss of a model on the owner's own held-out data: nats per byte of text, or pinball."""
         training = self._config.training
         return train.evaluate(
-            model, self._held_out, context=training.context,
-            max_windows=self._config.text.windows, precision=training.precision,
+            model, self.held_out, context=training.context,
+            max_windows=self.windows, precision=training.precision,
         )  # fmt: skip
 
     @cached_property
@@ -146,11 +171,21 @@ class UpdateSubject:
         """What tenants train."""
         return self._load()
 
+    @property
+    def windows(self) -> int:
+        """How many held-out windows figures are measured on; 0: none are."""
+        forecasts = isinstance(self.base.model, Forecaster)
+        return self._config.series.windows if forecasts else self._config.text.windows
+
     @cached_property
-    def _held_out(self) -> TokenStream:
+    def held_out(self) -> TokenStream | SeriesStream:
+        """The owner's own validation data."""
         return self._stream("validation")
 
-    def _stream(self, part: Split) -> TokenStream:
+    def _stream(self, part: Split) -> TokenStream | SeriesStream:
+        model = self.base.model
+        if isinstance(model, Forecaster):
+            return stream_of(_NAME, self._series(model.shape.horizon), part, model.shape.horizon)
         return encode(_NAME, self._corpus.part(part), self.base.tokenizer)
 
     @cached_property
@@ -175,9 +210,23 @@ class UpdateSubject:
         unit = self._config.round.weight_unit
         return UpdateMeta(self.base.digest, self.current.shape, stretch, unit)
 
+    def _series(self, horizon: int) -> list[Series]:
+        if self._config.series.path is not None:
+            return series_of_folder(self._config.series.path)
+        # Yearly ones are too short for three parts.
+        return [s for s in real_as_series(pretraining_series()) if _splits(s, horizon)]
+
     @cached_property
     def _corpus(self) -> Corpus:
         text = self._config.text
         if text.path is None:
             return standard_library()
         return corpus_of_folder(text.path, name=_NAME, pattern=text.pattern)
+
+
+def _splits(series: Series, horizon: int) -> bool:
+    try:
+        split_by_time(len(series.values), horizon)
+    except ConfigError:
+        return False
+    return True

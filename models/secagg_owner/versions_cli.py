@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from secagg.errors import ConfigError
 from secagg_owner.audit_gate import AUDIT_FILE, decode_audit
-from secagg_owner.config import Config, OffsiteModel, load_config
+from secagg_owner.config import BlockModel, Config, OffsiteModel, load_config
 from secagg_owner.registry import Comparison, Entry, ModelRegistry
 from secagg_owner.state import MODELS, OwnerFiles, State
 from secagg_wire.manifest import Manifest
@@ -191,21 +191,30 @@ def _next(config: Config, state: State, current: Entry | None) -> str:
         return f"version {current.number} is not published; 'secagg owner publish' publishes it"
     if state.rounds_done < wanted:
         return f"round {state.rounds_done + 1} of {wanted}; 'secagg owner run' opens it"
-    if isinstance(config.model, OffsiteModel):
+    if isinstance(config.model, OffsiteModel | BlockModel):
         return "all rounds are done; 'secagg owner plug-in' writes the tuned full model"
     return "all rounds are done; 'secagg owner run --rounds N' opens more"
 
 
 def _emulator(config: Config) -> dict[str, Any]:
-    """The package and what its audit says, from its files; nothing is loaded."""
-    if not isinstance(config.model, OffsiteModel):
-        return {}
-    folder = config.model.emulator
+    """The package and what its audit says, from its files; nothing is loaded. Blocks have none."""
+    match config.model:
+        case OffsiteModel(emulator=folder):
+            found = _package(folder)
+            audited = "manifest" in found
+            return found | ({"audit": _verdict(folder, found["manifest"])} if audited else {})
+        case BlockModel(package=Path() as folder):
+            return _package(folder)
+        case _:
+            return {}
+
+
+def _package(folder: Path) -> dict[str, Any]:
     try:
         digest = Manifest.decode((folder / "manifest.json").read_bytes()).digest.hex()
     except (OSError, ConfigError) as error:
         return {"folder": str(folder), "problem": f"no package: {error}"}
-    return {"folder": str(folder), "manifest": digest, "audit": _verdict(folder, digest)}
+    return {"folder": str(folder), "manifest": digest}
 
 
 def _verdict(folder: Path, digest: str) -> str:

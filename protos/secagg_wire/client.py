@@ -1,8 +1,9 @@
 """The calling side of secagg.v1: one channel, a deadline on every call, retries where they help.
 
-UNAVAILABLE is retried, with growing waits and jitter, and nothing else is: every other status is an
-answer. Calls that are retried are idempotent by their content (a message's digest, an upload's
-offset, a manifest). Errors come back as the classes that the other side raised (`codec.py`).
+UNAVAILABLE is retried, with growing waits and jitter, and so is a call whose status grpcio lost
+(`status_was_lost`); nothing else is: every other status is an answer. Calls that are retried are
+idempotent by their content (a message's digest, an upload's offset, a manifest). Errors come back
+as the classes that the other side raised (`codec.py`).
 
 What success does not imply: anything about what the coordinator will do next.
 """
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # the asynchronous stubs exist for type checkers only
 CALL_SECONDS = 60.0
 _ROUND_SERVICE = round_service_pb2.DESCRIPTOR.services_by_name["RoundService"].full_name
 STREAM_SECONDS = 3600.0
+_STATUS_LOST = "Internal error from Core"
 _T = TypeVar("_T")
 
 
@@ -104,8 +106,22 @@ def is_unavailable(error: SecaggError) -> bool:
     )
 
 
+def status_was_lost(error: grpc.aio.AioRpcError) -> bool:
+    """Whether grpcio put a status of its own where the other side's belongs.
+
+    It does so when the other side ends a call, with a refusal or an answer, while this side still
+    writes to it (grpc/grpc issue 36066). Asked again, the other side says the same again.
+    """
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _STATUS_LOST
+
+
 def translated(error: grpc.aio.AioRpcError, target: str) -> SecaggError:
     """The error that the other side raised, or one that says what to look at."""
+    if status_was_lost(error):
+        return CallFailed(
+            f"{target} ended the call while this side was still sending, and its reason was lost",
+            code=grpc.StatusCode.UNAVAILABLE.name,
+        )
     ours = error_from_call(error)
     if isinstance(ours, CallFailed) and is_unavailable(ours):
         return CallFailed(explain_unavailable(error.details(), target), code=ours.code)

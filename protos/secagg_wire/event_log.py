@@ -8,6 +8,7 @@ slips into a log inside some object. A log stays with its node: nothing here sen
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -57,8 +58,9 @@ class EventLog:
 
 
 def _opened(path: Path) -> TextIO:
+    """A new file is its owner's alone: a tenant's log has losses and verdicts."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a", encoding="utf-8")
+    return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _now() -> str:

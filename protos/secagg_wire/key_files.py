@@ -151,8 +151,9 @@ class KeyFiles:
             raise ConfigError(f"{self.roster}: {error}; ask for it again") from None
 
     def _about(self) -> dict[str, str]:
+        data = read_public(self.about)  # outside the try: a ConfigError is a ValueError
         try:
-            about = json.loads(read_public(self.about))
+            about = json.loads(data)
         except (ValueError, RecursionError):
             about = None
         if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):

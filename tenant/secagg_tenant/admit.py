@@ -1,4 +1,4 @@
-"""This tenant's own check of the emulator that an owner sends, before anything is trained with it.
+"""This tenant's own check of the emulator or the block that an owner sends, before it trains it.
 
 In order: the signature by the pinned owner, the pinned manifest, the files (those of the manifest,
 of kinds that run no code), the configuration, the tensors' layout and digest, and then what tensors
@@ -29,6 +29,8 @@ from secagg_models.admission.examine import examine
 from secagg_models.admission.limits import Thresholds
 from secagg_models.admission.report import Check, Report, clauses_after
 from secagg_models.base import Base
+from secagg_models.block_package import KIND as BLOCK
+from secagg_models.block_package import LoadedBlock, read_block_files
 from secagg_models.package import CONFIG_FILE, LoadedEmulator, read_package
 from secagg_models.text import corpus_of_folder, encode
 from secagg_tenant.config import Config, LoraTraining
@@ -67,14 +69,14 @@ class Pins:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Admission:
-    """What was found. `digest` is the manifest's, None where there is none to read; `emulator` is
-    loaded where the package could be read, whether or not the model passed."""
+    """What was found. `digest` is the manifest's, None where there is none to read; `emulator` (or
+    one block of a model) is loaded where the package could be read, whether or not it passed."""
 
     folder: Path
     digest: bytes | None
     owner: str
     report: Report
-    emulator: LoadedEmulator | None
+    emulator: LoadedEmulator | LoadedBlock | None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -164,7 +166,7 @@ def admitted_base(config: Config) -> Base:
     require(done)
     if done.emulator is None:  # no report passes then
         raise EmulatorRefused(done.folder, "layout", "it was not loaded")
-    digest = done.emulator.meta.emulator_digest
+    digest = done.emulator.digest
     if config.model.base_digest not in (None, digest):
         raise ConfigError(
             f"the emulator in {done.folder} has tensors of digest {digest}, and model.base_digest "
@@ -252,9 +254,11 @@ def _configured(folder: Path) -> tuple[str, None]:
     return fact, None
 
 
-def _loaded(files: SignedFolder) -> tuple[str, LoadedEmulator]:
-    emulator = read_package(files.folder, files.names, files.manifest.meta)
-    return f"{len(emulator.meta.layout)} tensors as the manifest says", emulator
+def _loaded(files: SignedFolder) -> tuple[str, LoadedEmulator | LoadedBlock]:
+    meta = files.manifest.meta
+    read = read_block_files if meta.get("kind") == BLOCK else read_package
+    loaded = read(files.folder, files.names, meta)
+    return f"{len(loaded.meta.layout)} tensors as the manifest says", loaded
 
 
 def _json(path: Path) -> Mapping[str, Any]:

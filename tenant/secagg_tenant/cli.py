@@ -5,6 +5,7 @@ secagg tenant join --config tenant.toml --rounds 3 --log-level debug
 secagg tenant status --config tenant.toml --format json
 secagg tenant recompute --config tenant.toml 3 --all     # while 'join' does not run
 secagg tenant admit emulator --config tenant.toml        # before a tenant trains an emulator
+secagg tenant versions --config tenant.toml              # also approve N, reject N, rollback
 
 `join` ends with exit code 4 when it has refused a model version whose sum could not be recomputed,
 or the emulator that it was to train; `admit` when it has refused the package.
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from secagg.cli import EXIT_PROTOCOL
 from secagg.errors import ConfigError
-from secagg_tenant import admit_cli
+from secagg_tenant import admit_cli, online_cli
 from secagg_tenant.config import Config, load_config
 from secagg_tenant.connection import Connection
 from secagg_tenant.recompute import SumCheck
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--leaves", type=int, metavar="N", help="instead of policy.recompute_leaves")
     check.set_defaults(action=_recompute)
     admit_cli.add_commands(commands)
+    online_cli.add_commands(commands)
     return parser
 
 

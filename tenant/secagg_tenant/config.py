@@ -17,8 +17,8 @@
     # owner_key = "..."                # the owner's public key, which signs what this tenant takes
 
     [training]
-    trainer = "lora"
-    text = "private-text"
+    trainer = "lora"                   # or "series", for a forecaster as base
+    text = "private-text"              # or series = "private-series", a folder of CSV files
 
 Nothing secret stands here. The policy is this tenant's own: the coordinator cannot change it, and
 a plan outside it is refused by the clause's name.
@@ -44,6 +44,7 @@ from secagg_wire.settings import FilePath, HexDigest, Table, load
 ENVIRONMENT_PREFIX = "SECAGG_TENANT__"
 _Count = Annotated[int, Field(gt=0)]
 _Positive = Annotated[float, Field(gt=0)]
+_BAND_SLOT = 10.0
 
 
 class PolicyTable(Table):
@@ -74,6 +75,7 @@ class PolicyTable(Table):
     max_length: _Count = 1 << 36
     max_training_steps: _Count = 10_000
     max_training_windows: _Count = 1_000_000
+    max_training_batch: _Count = 1024
     recompute: Literal["all", "random", "off"] = "random"
     recompute_leaves: _Count = 8
     start_versions: tuple[HexDigest, ...] = ()
@@ -136,19 +138,51 @@ Thresholds = Annotated[dict[str, float], AfterValidator(_known_thresholds)]
 """Limits of the admission, by figure (`secagg_models.admission.limits`); others keep theirs."""
 
 
-class LoraTraining(Table):
-    """Train on private text; `name` decides which windows are drawn.
+class ModelTraining(Table):
+    """What every training of a model on private data asks; `name` decides which windows are drawn.
 
     `rank`: how many columns of B this tenant trains where the plan's rank is higher; it stays here.
+    `windows`: drawn uniformly, or by the surprise band with the signal `surprise`; whichever it is,
+    as many windows are trained. `per_window_clip`: the largest norm of one window's gradient.
+    `slot_seconds`: a contribution is ready at the next multiple of this after its training began,
+    so that how long it took does not show; 0: at once. Not given, it is 10 with the surprise band,
+    whose bookkeeping takes longer the more windows there are, and 0 otherwise.
     """
 
-    trainer: Literal["lora"]
-    text: FilePath
+    windows: Literal["uniform", "surprise-band"] = "uniform"
+    surprise: Literal["loss", "loss-gap", "latent-error"] = "loss"
+    per_window_clip: _Positive | None = None
+    slot_seconds: Annotated[float, Field(ge=0)] | None = None
     rank: Annotated[int, Field(ge=1)] | None = None
-    pattern: str = "**/*.py"
     name: str = ""
     threads: _Count = 1
     evaluation_windows: _Count = 32
+
+    @property
+    def slot(self) -> float:
+        """Seconds; 0 where a contribution does not wait."""
+        if self.slot_seconds is not None:
+            return self.slot_seconds
+        return _BAND_SLOT if self.windows == "surprise-band" else 0.0
+
+
+class LoraTraining(ModelTraining):
+    """Train on private text: the files under `text` that match `pattern`."""
+
+    trainer: Literal["lora"]
+    text: FilePath
+    pattern: str = "**/*.py"
+
+
+class SeriesTraining(ModelTraining):
+    """Train a forecaster on private time series: `series` holds one CSV file for each.
+
+    A file has numbers in its columns, a time first where it has one; an empty cell is a missing
+    value. Its latest values are held out, the earlier ones are trained on.
+    """
+
+    trainer: Literal["series"]
+    series: FilePath
 
 
 class VectorTraining(Table):
@@ -163,6 +197,25 @@ class VectorTraining(Table):
     seed: int = 0
     spread: Annotated[float, Field(ge=0, le=10)] = 0.5
     weight: _Count = 1
+
+
+class OnlineTable(Table):
+    """Data that keep coming: read again before each round, watched for drift, versions judged.
+
+    `decide`: who lets a version serve. "measured": this tenant's own figures, where they show that
+    it is not worse than the one in use by more than `margin`, and on the remembered windows by more
+    than `forget_margin` (shares of the loss, with `confidence` each). "operator": 'secagg tenant
+    approve'. The numbers of windows are what is measured each time, whatever has come.
+    """
+
+    decide: Literal["measured", "operator"] = "measured"
+    margin: Annotated[float, Field(ge=0)] = 0.01
+    forget_margin: Annotated[float, Field(ge=0)] = 0.05
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    held_out_windows: _Count = 64
+    memory_windows: _Count = 32
+    arrival_windows: _Count = 32
+    windows_per_false_alarm: Annotated[int, Field(ge=20)] = 2000
 
 
 class Upload(Table):
@@ -198,21 +251,24 @@ class Config(Table):
     keys: FilePath
     data: FilePath
     policy: PolicyTable
-    training: Annotated[LoraTraining | VectorTraining, Field(discriminator="trainer")]
+    training: Annotated[
+        LoraTraining | SeriesTraining | VectorTraining, Field(discriminator="trainer")
+    ]
     model: Model = Model()
     admission: Thresholds = Field(default_factory=dict)
     upload: Upload = Upload()
     patience: Patience = Patience()
+    online: OnlineTable | None = None
     demonstration: Demonstration | None = None
     log: Log = Log()
 
     @model_validator(mode="after")
     def _pins_what_it_trains(self) -> Config:
         pinned = self.model.base_digest is not None or self.model.emulator is not None
-        if isinstance(self.training, LoraTraining) and not pinned:
+        if isinstance(self.training, ModelTraining) and not pinned:
             raise ValueError(
-                "model.base_digest is needed where trainer = 'lora': 'secagg owner show-base BASE' "
-                "prints it"
+                f"model.base_digest is needed where trainer = '{self.training.trainer}': "
+                "'secagg owner show-base BASE' prints it"
             )
         return self
 
@@ -220,6 +276,12 @@ class Config(Table):
     def _trains_the_emulator(self) -> Config:
         if self.model.emulator is not None and not isinstance(self.training, LoraTraining):
             raise ValueError("model.emulator is for trainer = 'lora': nothing else trains it")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_what_it_trains(self) -> Config:
+        if self.online is not None and not isinstance(self.training, ModelTraining):
+            raise ValueError("[online] is for a trainer with a model: 'vector' measures nothing")
         return self
 
     @model_validator(mode="after")
@@ -245,17 +307,20 @@ def required_files(config: Config) -> tuple[Path, ...]:
     match config.training:
         case LoraTraining(text=text):
             return (text, *emulator)
+        case SeriesTraining(series=series):
+            return (series, *emulator)
         case VectorTraining(file=file):
             return emulator if file is None else (file, *emulator)
 
 
 def check_text(config: Config) -> None:
-    """Demand that the private text exists, and the emulator where one is named.
+    """Demand that the private data exist, and the emulator where one is named.
 
     Raises:
         ConfigError: it does not.
     """
     for path in required_files(config):
         if not path.exists():
-            key = "model.emulator" if path == config.model.emulator else "training.text or file"
+            emulator = path == config.model.emulator
+            key = "model.emulator" if emulator else "training.text, series or file"
             raise ConfigError(f"{path} does not exist; {key} names it")

@@ -33,9 +33,15 @@ from secagg.participant import Participant
 from secagg_tenant.admission import Admission
 from secagg_tenant.connection import Connection
 from secagg_tenant.contribution import RoundFiles
+from secagg_tenant.online import Online
 from secagg_tenant.store import OfferedRound
 from secagg_tenant.tenant import Tenant
-from secagg_tenant.trainer import Contribution, ModelVersion, check_model_digest
+from secagg_tenant.trainer import (
+    Contribution,
+    ModelVersion,
+    check_model_digest,
+    seconds_to_slot,
+)
 from secagg_tenant.upload import Uploader
 from secagg_wire.refusals import RoundEnded
 from secagg_wire.rehearsal import rehearse
@@ -188,23 +194,40 @@ class RoundRun:
     async def _contribute(self, version: ModelVersion | None) -> Contribution:
         """Train, add the residual of earlier rounds, and keep the result for a restart."""
         tenant, plan = self._tenant, self.plan
+        began = asyncio.get_running_loop().time()
         await tenant.training.run(tenant.trainer.check, plan, version)
         if (kept := self._files.read_contribution()) is not None:
             return kept
+        await Online(tenant).before_training(version)
         tenant.log.event("training", context=self.context, done=0)
         contribution = await tenant.training.run(
             tenant.trainer.train, plan, version, self._training_progress
         )
         self._raise_if_over()
+        contribution = self._finite(contribution)
         await tenant.training.run(self._add_residual, contribution, version)
         await tenant.training.run(self._files.write_contribution, contribution)
+        await self._wait_for_slot(asyncio.get_running_loop().time() - began)
         return contribution
+
+    async def _wait_for_slot(self, elapsed: float) -> None:
+        """Joining tells when the training ended: where slots are configured, only which slot."""
+        await asyncio.sleep(seconds_to_slot(self._tenant.config.training, elapsed))
+        self._raise_if_over()
 
     def _training_progress(self, done: int, of: int) -> None:
         """Runs in the training thread; an ended round ends the training."""
         if self._over.is_set():
             raise RoundAborted("the round ended while this tenant was training")
         self._tenant.log.event("training", context=self.context, done=done, of=of)
+
+    def _finite(self, contribution: Contribution) -> Contribution:
+        """Nothing in place of a training that ran away: giving the round up for what may lie in
+        the data would tell of it."""
+        if np.isfinite(contribution.vector).all():
+            return contribution
+        self._tenant.log.warning("training_ran_away", context=self.context)
+        return Contribution(np.zeros_like(contribution.vector), contribution.weight)
 
     def _add_residual(self, contribution: Contribution, version: ModelVersion | None) -> None:
         tenant, plan = self._tenant, self.plan

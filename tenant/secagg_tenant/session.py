@@ -20,6 +20,7 @@ from secagg.errors import ConfigError, MalformedMessage, ProtocolError, SecaggEr
 from secagg.plan import RoundPlan
 from secagg_tenant.admission import Admission
 from secagg_tenant.connection import Connection
+from secagg_tenant.online import Online
 from secagg_tenant.round import RoundOver, RoundRun, StepArrived
 from secagg_tenant.store import OfferedRound
 from secagg_tenant.tenant import Tenant
@@ -51,6 +52,7 @@ class Session:
         self._tenant = tenant
         self._connection = connection
         self._admission = Admission(tenant, connection)
+        self._online = Online(tenant)
         self._runs: dict[bytes, RoundRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: deque[tuple[int, Callable[[], bool]]] = deque()
@@ -78,6 +80,7 @@ class Session:
         """
         self._wanted = rounds
         await self._prepare()
+        self._online.begin()
         self._tenant.log.event("joining", tenant=self._tenant.name, pid=os.getpid())
         try:
             await self._resume_live_round()
@@ -260,7 +263,7 @@ class Session:
     async def _evaluate(self, number: int, digest: bytes) -> None:
         """Measure a new version on this tenant's own held-out text; the figures stay here."""
         tenant = self._tenant
-        if tenant.store.evaluated(digest):
+        if tenant.store.evaluated(digest) and not self._online.undecided(digest):
             return
         try:
             version = await self._admission.admit(number, digest)
@@ -271,6 +274,7 @@ class Session:
         tenant.store.add_evaluation(digest, figures)
         shown = tuple(f"{name}={value:.4f}" for name, value in figures.items())
         tenant.log.event("version_evaluated", version=number, digest=digest, figures=shown)
+        await self._online.decide(version)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -1,4 +1,5 @@
-"""What a tenant remembers in its own SQLite: rounds, model versions, evaluations, an audit log.
+"""What a tenant remembers in its own SQLite: rounds, model versions with evaluations and decisions,
+alarms, an audit log.
 
 The ledger is a database of its own (secagg/sqlite_ledger.py), since it alone decides what may be
 said. Losing this one loses convenience and history, never a guarantee. No secret stands here; the
@@ -20,7 +21,7 @@ from secagg.errors import ConfigError
 from secagg.plan import RoundPlan
 from secagg_wire.manifest import Origin
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE round (
@@ -44,6 +45,13 @@ CREATE TABLE admission (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, digest BLOB NOT NULL, passed INTEGER NOT NULL,
     report TEXT NOT NULL
 );
+CREATE TABLE decision (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, digest BLOB NOT NULL, verdict TEXT NOT NULL,
+    decided_by TEXT NOT NULL, reason TEXT NOT NULL
+);
+CREATE TABLE alarm (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, direction TEXT NOT NULL, since INTEGER NOT NULL
+);
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
 );
@@ -62,6 +70,15 @@ _FROM_2 = """
 CREATE TABLE admission (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, digest BLOB NOT NULL, passed INTEGER NOT NULL,
     report TEXT NOT NULL
+);
+"""
+_FROM_3 = """
+CREATE TABLE IF NOT EXISTS decision (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, digest BLOB NOT NULL, verdict TEXT NOT NULL,
+    decided_by TEXT NOT NULL, reason TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS alarm (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, direction TEXT NOT NULL, since INTEGER NOT NULL
 );
 """
 
@@ -200,6 +217,51 @@ class TenantStore:
         """Whether there are figures for this version."""
         return self._one("SELECT 1 FROM evaluation WHERE digest = ?", digest) is not None
 
+    def digest_of(self, number: int) -> bytes | None:
+        """The accepted version with this number, the one fetched last where there are several."""
+        row = self._one(
+            "SELECT digest FROM version WHERE number = ? ORDER BY fetched_at DESC", number
+        )
+        return None if row is None else bytes(row[0])
+
+    def number_of(self, digest: bytes) -> int:
+        """An accepted version's number, 0 for one that was not accepted."""
+        row = self._one("SELECT number FROM version WHERE digest = ?", digest)
+        return 0 if row is None else int(row[0])
+
+    def add_decision(self, digest: bytes, verdict: str, decided_by: str, reason: str) -> None:
+        """`approved`, `rejected`, `undecided` or `rolled back`; the last word on a version counts.
+
+        The reason has figures on private data: it stands here and nowhere else.
+        """
+        self._write(
+            "INSERT INTO decision (at, digest, verdict, decided_by, reason) VALUES (?, ?, ?, ?, ?)",
+            time.time(), digest, verdict, decided_by, reason,
+        )  # fmt: skip
+        self.audit("version_decided", digest=digest.hex(), verdict=verdict, decided_by=decided_by)
+
+    def decision(self, digest: bytes) -> str | None:
+        """The last word on a version."""
+        row = self._one(
+            "SELECT verdict FROM decision WHERE digest = ? ORDER BY id DESC LIMIT 1", digest
+        )
+        return None if row is None else str(row[0])
+
+    def approved(self) -> bytes | None:
+        """The version whose approval is the latest of those that still stand."""
+        row = self._one(
+            "SELECT digest FROM decision WHERE verdict = 'approved' "
+            "AND id IN (SELECT max(id) FROM decision GROUP BY digest) ORDER BY id DESC LIMIT 1"
+        )
+        return None if row is None else bytes(row[0])
+
+    def add_alarm(self, direction: str, since: int) -> None:
+        """The losses of new data changed, about `since` windows before."""
+        self._write(
+            "INSERT INTO alarm (at, direction, since) VALUES (?, ?, ?)",
+            time.time(), direction, since,
+        )  # fmt: skip
+
     def add_admission(self, digest: bytes, passed: bool, report: Mapping[str, object]) -> None:
         """An emulator package was examined: its manifest's digest, and the whole report."""
         self._write(
@@ -247,6 +309,9 @@ _REPORT = {
     "FROM version v LEFT JOIN evaluation e ON e.digest = v.digest ORDER BY v.number, e.name",
     "admissions": "SELECT lower(hex(digest)) AS digest, at, passed, "
     "json_extract(report, '$.owner') AS owner FROM admission ORDER BY id",
+    "decisions": "SELECT v.number, lower(hex(d.digest)) AS digest, d.at, d.verdict, d.decided_by, "
+    "d.reason FROM decision d LEFT JOIN version v ON v.digest = d.digest ORDER BY d.id",
+    "alarms": "SELECT at, direction, since FROM alarm ORDER BY id",
     "audit": "SELECT * FROM (SELECT * FROM audit ORDER BY id DESC LIMIT 200) ORDER BY id",
 }
 
@@ -263,7 +328,7 @@ def _open(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, isolation_level=None, timeout=5)
         database.execute("PRAGMA journal_mode = WAL")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        for older, step in ((1, _FROM_1), (2, _FROM_2)):
+        for older, step in ((1, _FROM_1), (2, _FROM_2), (3, _FROM_3)):
             if version == older:
                 version = older + 1
                 database.executescript(

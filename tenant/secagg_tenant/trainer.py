@@ -2,11 +2,13 @@
 
 A trainer looks at the plan and the model version first and may refuse; then it makes a flat vector
 and a weight. `vector` needs no model at all: it serves dry runs of an operator's set-up. `lora`
-trains (update_trainer.py) and is loaded only where it is configured, since torch is heavy.
+and `series` train (update_trainer.py), which is loaded only where it is configured, since torch is
+heavy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +20,13 @@ from numpy.typing import NDArray
 
 from secagg.errors import ConfigError, PolicyRefused
 from secagg.plan import RoundPlan
-from secagg_tenant.config import Config, LoraTraining, VectorTraining
+from secagg_tenant.config import (
+    Config,
+    LoraTraining,
+    ModelTraining,
+    SeriesTraining,
+    VectorTraining,
+)
 from secagg_wire.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -56,7 +64,7 @@ class Trainer(Protocol):
         """Load what every round needs, before this tenant joins and has a lease to keep.
 
         Raises:
-            ConfigError: text or base model are not what the configuration says.
+            ConfigError: data or base model are not what the configuration says.
             ProtocolError: the emulator is not admitted.
         """
 
@@ -76,7 +84,7 @@ class Trainer(Protocol):
         """A residual of one version in the coordinates of another."""
 
     def evaluate(self, version: ModelVersion) -> Mapping[str, float]:
-        """Figures on this tenant's own held-out text, by name; they stay here."""
+        """Figures on this tenant's own held-out data, by name; they stay here."""
 
 
 def check_model_digest(plan: RoundPlan, version: ModelVersion) -> None:
@@ -143,21 +151,33 @@ class VectorTrainer:
         return np.ascontiguousarray(vector, np.float32)
 
 
+def seconds_to_slot(training: ModelTraining | VectorTraining, elapsed: float) -> float:
+    """How long a contribution waits that was ready after `elapsed` seconds."""
+    match training:
+        case ModelTraining(slot=slot) if slot > 0:
+            return math.ceil(elapsed / slot) * slot - elapsed
+        case _:
+            return 0.0
+
+
 def make_trainer(config: Config, tenant: str) -> Trainer:
     """The configured trainer.
 
     Raises:
-        ModuleNotFoundError: torch is not installed and `lora` is configured.
+        ModuleNotFoundError: torch is not installed and training is configured.
     """
     match config.training:
         case VectorTraining() as vector:
             return VectorTrainer(vector)
-        case LoraTraining() as lora:
+        case LoraTraining() | SeriesTraining() as training:
             from secagg_tenant.update_trainer import UpdateTrainer
+            from secagg_tenant.window_choice import MEMORY_FILE
 
             return UpdateTrainer(
-                lora, config.model, config.policy, lora.name or tenant, _emulator_of(config)
-            )
+                training, config.model, config.policy, training.name or tenant,
+                _emulator_of(config), config.data / MEMORY_FILE,
+                growing=config.online is not None,
+            )  # fmt: skip
 
 
 def _emulator_of(config: Config) -> Callable[[], Base] | None:

@@ -51,6 +51,16 @@ class VersionFiles:
             ModelVersion(number, Manifest.decode(data), folder) if sha256(data) == digest else None
         )
 
+    def intact(self, version: ModelVersion) -> bool:
+        """Whether every file on disk is still, bit for bit, what the manifest says."""
+        try:
+            return all(
+                _digest_of(version.directory / entry.name) == entry.sha256
+                for entry in version.manifest.files
+            )
+        except OSError:
+            return False
+
     async def manifest(
         self, caller: Caller, service: ModelServiceAsyncStub, number: int, digest: bytes,
         owner_key: bytes | None = None,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -27,6 +27,7 @@ from secagg.spool import Spool
 from secagg_coordinator import log
 from secagg_coordinator.config import Config
 from secagg_coordinator.server import Coordinator
+from secagg_wire.client import status_was_lost
 from secagg_wire.codec import (
     error_from_call,
     read_step_message,
@@ -56,6 +57,7 @@ MODEL = bytes(range(32))
 TENANTS = ("ada", "bob", "cyd", "dan", "eve")
 STRANGER = "mallory"
 CALL_S = 20.0
+T = TypeVar("T")
 
 
 class ManualClock:
@@ -303,6 +305,16 @@ async def play(tenants: Iterable[Tenant], **uploads: Callable[[Tenant], Awaitabl
     async with asyncio.TaskGroup() as group:
         for tenant in tenants:
             group.create_task(tenant.play(uploads.get(tenant.name)))
+
+
+async def answer_of(call: Callable[[], Awaitable[T]]) -> T:
+    """A call's answer or refusal, asked for again where grpcio lost it (`status_was_lost`)."""
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if not status_was_lost(error):
+                raise
 
 
 async def refusal(call: Any) -> SecaggError:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ from secagg_wire.manifest import Manifest
 from secagg_wire.signed_manifest import ManifestSignature, sign_manifest
 from secagg_wire.v1 import model_service_pb2 as model_pb
 from secagg_wire.v1 import owner_service_pb2 as owner_pb
-from tests.coordinator.federation import CALL_S, Enrolled, Federation, federation, refusal
+from tests.coordinator.federation import (
+    CALL_S,
+    Enrolled,
+    Federation,
+    answer_of,
+    federation,
+    refusal,
+)
 
 Pieces = list[owner_pb.PublishVersionRequest]
 
@@ -54,8 +61,9 @@ def piece(name: str, offset: int, payload: bytes) -> owner_pb.PublishVersionRequ
     return owner_pb.PublishVersionRequest(piece=part)
 
 
-def publish(running: Federation, parts: Iterable[owner_pb.PublishVersionRequest]) -> Any:
-    return running.owner().PublishVersion(iter(parts), timeout=CALL_S)
+async def publish(running: Federation, parts: Sequence[owner_pb.PublishVersionRequest]) -> Any:
+    owner = running.owner()
+    return await answer_of(lambda: owner.PublishVersion(iter(parts), timeout=CALL_S))
 
 
 async def download(running: Federation, party: str, name: str, offset: int = 0) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from secagg.errors import Step
 from secagg.plan import RoundPlan
 from secagg_coordinator.leases import Leases
+from secagg_coordinator.views import status_of
 from secagg_wire import refusals
 from secagg_wire.v1 import owner_service_pb2 as owner_pb
 from secagg_wire.v1 import round_pb2
@@ -319,3 +320,24 @@ def test_a_lease_holds_for_its_seconds_and_no_longer(seconds: float) -> None:
     assert leases.live("ada")
     clock.now += seconds
     assert not leases.live("ada")
+
+
+def test_a_status_read_while_the_round_ends_is_still_a_status(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    """The store was read before the end, the driver after it: it waits for nothing any more."""
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            context = await running.open(enrolled.plan(LENGTH))
+            rounds = running.coordinator.rounds
+            driver = rounds._open[context]
+            before = rounds._host.store.round(context)
+            assert before is not None
+            assert before.outcome == "running"
+            await rounds.abort(context, "wrong model")
+            status = status_of(before, driver.live())
+            assert status.outcome == round_pb2.ROUND_OUTCOME_RUNNING
+            assert status.deadline_in_ms == 0
+
+    asyncio.run(scenario())

@@ -4,14 +4,14 @@ Round 2 loses a tenant in the middle of its upload; nothing is trained, losses a
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from secagg.testing import KillDuringUpload, SimulatedNetwork, cohort, make_round
 from secagg.transcript import verify_transcript
-from secagg_demo.comparison import Comparison, TenantResult
+from secagg_demo.comparison import SERIES, TEXT, Comparison, TenantResult
 from secagg_demo.evidence import examine, round_folder, write_readme
 from secagg_demo.journal import Mark, Span, Timeline
 from secagg_demo.results import DemoResult, Exclusion, Mission, RoundResult
@@ -94,10 +94,11 @@ def canned(folder: Path, *, abort: bool = False) -> DemoResult:
     if not abort:
         rounds.append(result_of(evidence, 3))
     return DemoResult(
+        task="text",
         rounds=tuple(rounds),
         comparison=None if abort else comparison(),
         parameters={"tenants": TENANTS, "recipe": {"batch": 8, "targets": ("q_proj", "v_proj")}},
-        texts=(text(NAMES[0]),),
+        holdings=(text(NAMES[0]),),
         timeline=Timeline(
             ("coordinator", *NAMES),
             (Span("coordinator", "masked_input", 3.0, 6.0), Span(LOST, "training", 1.0, 3.0)),
@@ -113,22 +114,47 @@ def comparison() -> Comparison:
     losses = {name: 2.0 + 0.1 * place for place, name in enumerate(NAMES)}
     results = tuple(
         TenantResult(
-            tenant=name,
-            full_zero_shot=base,
-            emulator_zero_shot=base + 0.2,
-            full_fine_tuned=base - 0.3,
-            emulator_fine_tuned=base - 0.1,
-            plug_in=base - 0.27,
-            local_only=base - 0.2,
-            local_only_on_all=base + 0.1,
-            centralised=base - 0.3,
+            name,
+            {
+                "full_zero_shot": base,
+                "emulator_zero_shot": base + 0.2,
+                "full_fine_tuned": base - 0.3,
+                "emulator_fine_tuned": base - 0.1,
+                "plug_in": base - 0.27,
+                "local_only": base - 0.2,
+                "local_only_on_all": base + 0.1,
+                "centralised": base - 0.3,
+            },
         )
         for name, base in losses.items()
     )
     rounds = tuple(
         {name: base - 0.09 * number for name, base in losses.items()} for number in range(4)
     )
-    return Comparison(results, rounds)
+    return Comparison(TEXT, results, rounds)
+
+
+def series_comparison() -> Comparison:
+    losses = {name: 0.5 + 0.1 * place for place, name in enumerate(NAMES)}
+    results = tuple(
+        TenantResult(
+            name,
+            {
+                "zero_shot": base,
+                "seasonal_naive": base + 0.3,
+                "full_fine_tuned": base - 0.1,
+                "federated": base - 0.08,
+                "local_only": base - 0.05,
+                "local_only_on_all": base + 0.1,
+                "centralised": base - 0.1,
+            },
+        )
+        for name, base in losses.items()
+    )
+    rounds = tuple(
+        {name: base - 0.08 * number / 3 for name, base in losses.items()} for number in range(4)
+    )
+    return Comparison(SERIES, results, rounds)
 
 
 def mission() -> Mission:
@@ -155,4 +181,28 @@ def text(name: str) -> dict[str, object]:
         "files": {"train": 1, "validation": 1, "test": 1},
         "bytes": {"train": 12, "validation": 12, "test": 12},
         "listing": {"train": [file], "validation": [file], "test": [file]},
+    }
+
+
+def canned_series(folder: Path) -> DemoResult:
+    """The same rounds, as if series had been trained on."""
+    done = canned(folder)
+    return replace(
+        done, task="timeseries", comparison=series_comparison(), mission=None,
+        holdings=(series(NAMES[0]),), parameters=dict(done.parameters) | {"task": "timeseries"},
+    )  # fmt: skip
+
+
+def series(name: str) -> dict[str, object]:
+    held = {
+        "name": "<odd>&channel", "frequency": "monthly", "season": 12, "unit": "degrees",
+        "values": 100, "missing": 1, "source": "library: data/odd.csv", "licence": "public domain",
+        "targets": {"train": 60, "validation": 20, "test": 20}, "sha256": "ab" * 32,
+    }  # fmt: skip
+    return {
+        "tenant": name,
+        "source": "odd",
+        "series": 1,
+        "values": {"train": 60, "validation": 20, "test": 20},
+        "listing": [held],
     }

@@ -80,8 +80,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult
     folder = tmp_path_factory.mktemp("ckks")
     rounds = asyncio.run(run_federation(folder, Kill(2, ("eve",))))
     result = DemoResult(
-        rounds=tuple(rounds), comparison=None, parameters={"scheme": "ckks"}, texts=(),
-        timeline=Timeline((), (), ()), seconds=1.0, seconds_by_part={},
+        task="text", rounds=tuple(rounds), comparison=None, parameters={"scheme": "ckks"},
+        holdings=(), timeline=Timeline((), (), ()), seconds=1.0, seconds_by_part={},
     )  # fmt: skip
     write_json(result, folder)
     return folder, result

@@ -12,7 +12,7 @@ import pytest
 
 from secagg_demo.page import render
 from secagg_demo.report import write_json
-from tests.demo.canned import LOST, NAMES, canned
+from tests.demo.canned import LOST, NAMES, canned, canned_series
 
 ROOT = Path(__file__).parents[2]
 ROUND_KEYS = {
@@ -25,19 +25,52 @@ FIVE_ROWS = {
 EVALUATION_KEYS = FIVE_ROWS | {
     "tenant", "base", "local_only", "local_only_on_all", "federated", "centralised"
 }  # fmt: skip
+SERIES_ROWS = {"zero_shot", "seasonal_naive", "full_fine_tuned", "federated"}
+SERIES_KEYS = SERIES_ROWS | {"tenant", "base", "local_only", "local_only_on_all", "centralised"}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]:
+@pytest.fixture(scope="module", params=["text", "timeseries"])
+def finished(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]:
     folder = tmp_path_factory.mktemp("finished")
-    result = canned(folder)
+    result = (canned if request.param == "text" else canned_series)(folder)
     report = write_json(result, folder)
     return folder, report, render(result, folder / "evidence")
 
 
-def test_the_promised_keys_are_there(finished) -> None:
-    _, report, _ = finished
+@pytest.fixture(scope="module")
+def of_text(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("text")
+    return write_json(canned(folder), folder)
+
+
+def test_time_series_have_rows_and_keys_of_their_own(tmp_path: Path) -> None:
+    report = write_json(canned_series(tmp_path), tmp_path)
+    assert report["task"] == "timeseries"
+    assert report["series_rows"].keys() == SERIES_ROWS
+    assert report["unit"] == "pinball"
+    for row in report["evaluation"]:
+        assert row.keys() == SERIES_KEYS
+        assert row["base"] == row["zero_shot"]
+    assert not {"five_rows", "protects", "texts", "mission"} & report.keys()
+    assert report["helped"] == list(NAMES)
+    assert len(report["federated_by_round"]) == 4
+    assert (tmp_path / "series.json").exists()
+
+
+def test_a_company_that_the_federation_does_not_help_is_named(tmp_path: Path) -> None:
+    good = canned_series(tmp_path)
+    assert good.comparison is not None
+    worse, *rest = good.comparison.results
+    worse = replace(worse, losses={**worse.losses, "federated": worse.losses["zero_shot"]})
+    result = replace(good, comparison=replace(good.comparison, results=(worse, *rest)))
+    assert write_json(result, tmp_path)["helped"] == list(NAMES[1:])
+    page = render(result, tmp_path / "evidence")
+    assert f"not better than the one as it was for {NAMES[0]}" in page
+
+
+def test_the_promised_keys_are_there(of_text) -> None:
+    report = of_text
     assert {"rounds", "evaluation", "parameters", "seconds", "five_rows"} <= report.keys()
     assert report["five_rows"].keys() == FIVE_ROWS
     for entry in report["rounds"]:
@@ -66,8 +99,8 @@ def test_the_killed_tenant_is_missing_among_the_survivors(finished) -> None:
     assert second["exact_sum"] is True
 
 
-def test_the_recovered_share_is_of_the_mean_gain(finished) -> None:
-    _, report, _ = finished
+def test_the_recovered_share_is_of_the_mean_gain(of_text) -> None:
+    report = of_text
     assert report["recovered_share_of_centralised_gain"] == pytest.approx(0.27 / 0.3)
     assert report["recovered_share_of_full_fine_tuning_gain"] == pytest.approx(0.27 / 0.3)
     assert report["protects"] is True
@@ -76,7 +109,10 @@ def test_the_recovered_share_is_of_the_mean_gain(finished) -> None:
 def test_an_emulator_as_good_as_the_plug_in_is_said_not_to_protect(tmp_path: Path) -> None:
     good = canned(tmp_path)
     assert good.comparison is not None
-    results = tuple(replace(r, emulator_fine_tuned=r.plug_in) for r in good.comparison.results)
+    results = tuple(
+        replace(r, losses={**r.losses, "emulator_fine_tuned": r.losses["plug_in"]})
+        for r in good.comparison.results
+    )
     result = replace(good, comparison=replace(good.comparison, results=results))
     assert write_json(result, tmp_path)["protects"] is False
     assert "does not hold" in render(result, tmp_path / "evidence")
@@ -127,7 +163,7 @@ def test_ids_of_plots_do_not_collide(finished) -> None:
 def test_names_from_outside_are_escaped(finished) -> None:
     _, _, page = finished
     assert "<odd>" not in page
-    assert "&lt;odd&gt;&amp;name.py" in page
+    assert "&lt;odd&gt;&amp;" in page
 
 
 def test_an_aborted_round_is_visible_and_opens_nothing(tmp_path: Path) -> None:

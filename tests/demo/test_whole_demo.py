@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from secagg_demo.cli import _parser
 from secagg_demo.show import show
-from secagg_models.recipe import Recipe
+from secagg_models.recipe import Recipe, SeriesRecipe
+from secagg_models.series.forecaster import Forecaster, ForecasterShape, save_forecaster
+from secagg_models.series.real import COMPANIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 ROOT = Path(__file__).parents[2]
@@ -72,3 +75,26 @@ def test_a_kill_that_misses_the_quorum_ends_visibly_with_nothing_opened(
     assert len(report["rounds"][1]["killed"]) == 1
     assert not (out / "evidence" / "round-2" / "opened_sum.npy").exists()
     assert "was aborted, and nothing was opened" in (out / "report.html").read_text()
+
+
+def test_companies_with_time_series_go_through_the_same_rounds(tmp_path: Path, capsys) -> None:
+    base, out = tmp_path / "forecaster", tmp_path / "demo"
+    torch.manual_seed(3)
+    save_forecaster(Forecaster(ForecasterShape(width=32, layers=2, intermediate=48)), base)
+    recipe = SeriesRecipe(
+        base=str(base), steps_per_round=2, batch=2, rank=4, warmup_steps=1, test_windows=8
+    )
+    arguments = ("--task", "timeseries", "--rounds", "2", "--out", str(out))
+    assert show(options(*arguments), recipe) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [len(entry["survivors"]) for entry in report["rounds"]] == [5, 4]
+    assert len(report["rounds"][1]["killed"]) == 1
+    assert all(entry["exact_sum"] for entry in report["rounds"])
+    assert all(entry["transcript_holds"] for entry in report["rounds"])
+    assert [row["tenant"] for row in report["evaluation"]] == list(COMPANIES)
+    assert all(value > 0 for row in report["evaluation"] for value in list(row.values())[1:])
+    listed = json.loads((out / "series.json").read_text())
+    names = [one["name"] for holding in listed for one in holding["listing"]]
+    assert len(names) == len(set(names))
+    checked = subprocess.run([sys.executable, ROOT / ".ci" / "check_demo.py", out])
+    assert checked.returncode == 0

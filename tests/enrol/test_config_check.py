@@ -145,6 +145,13 @@ def test_a_certificate_that_has_expired(federation: Path) -> None:
     assert "expired" in found
 
 
+def test_missing_keys_are_told_as_missing(federation: Path) -> None:
+    (federation / "a/identity.json").unlink()
+    keys = errors(tenant_file(federation, VECTOR))[0]
+    assert "cannot read" in keys
+    assert "'secagg keys init' makes it" in keys
+
+
 def test_a_missing_certificate_and_a_missing_text(federation: Path) -> None:
     (federation / "a/tls.pem").unlink()
     missing = '[training]\ntrainer = "vector"\nfile = "nowhere.npy"\n'

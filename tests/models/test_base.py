@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import ByT5Tokenizer
+from transformers import ByT5Tokenizer, PreTrainedModel
 
 from secagg.errors import ConfigError
 from secagg_models import text, train
@@ -42,6 +43,16 @@ def test_a_local_folder_loads_and_is_named_by_its_tensors(tiny_model: Any, tmp_p
     base = load_base(str(_saved(tiny_model, tmp_path)))
     assert base.digest == model_digest(tiny_model.state_dict())
     assert not any(p.requires_grad for p in base.model.parameters())
+
+
+def test_models_that_load_in_several_threads_at_once_are_tied_as_ever(
+    tiny_model: Any, tmp_path: Path
+) -> None:
+    folder, tie = _saved(tiny_model, tmp_path), PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(6) as pool:
+        digests = {base.digest for base in pool.map(load_base, [str(folder)] * 12)}
+    assert digests == {load_base(str(folder)).digest}
+    assert PreTrainedModel.tie_weights is tie
 
 
 def test_the_digest_tells_names_shapes_types_and_values_apart() -> None:

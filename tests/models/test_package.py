@@ -192,7 +192,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "another dtype": (
         retensor(lambda t: t.update({NORM: t[NORM].float()})), "not those of its manifest"),
     "another value": (
-        retensor(lambda t: t.update({NORM: t[NORM] + 1})), "not the emulator of its manifest"),
+        retensor(lambda t: t.update({NORM: t[NORM] + 1})), "not the model of its manifest"),
     "no safetensors": (add("model.safetensors", b"\x80\x04."), "cannot be loaded"),
     "no JSON": (add("config.json", b"{"), "cannot be loaded"),
     "deep JSON": (add("config.json", b"[" * 200_000), "cannot be loaded"),

@@ -281,6 +281,23 @@ def test_a_package_that_was_forced_without_an_audit_still_counts(
         gate(audited, "other", tmp_path)
 
 
+def test_a_block_that_left_before_counts_among_the_layers_shown(
+    audited: Owned, tmp_path: Path
+) -> None:
+    tight = replace(ANYTHING, verbatim=replace(ANYTHING.verbatim, layers_max=0.5))
+    block = {"manifest_digest": "11" * 32, "full_digest": "22" * 32}
+    for layers, shown, refused in ((5, [1, 2], False), (6, [0], False), (6, [1, 2], True)):
+        data = tmp_path / f"{layers}-{len(shown)}"
+        data.mkdir()
+        line = json.dumps(block | {"layers": layers, "shown": shown})
+        (data / audit_gate.BLOCKS_FILE).write_text(line + "\n")
+        if refused:
+            with pytest.raises(ConfigError, match=r"verbatim.layers_max"):
+                gate(audited, "distilled", data, tight)
+        else:
+            assert not gate(audited, "distilled", data, tight).forced
+
+
 def test_an_unsigned_audit_is_refused_where_a_signature_is_asked_for(
     audited: Owned, keys: KeyFiles, tmp_path: Path
 ) -> None:

@@ -222,7 +222,7 @@ def test_what_does_not_fit_together_is_not_plugged_in(
     with pytest.raises(ConfigError, match="is not the one that it was measured with"):
         main(["plug-in", "--config", str(file), "--out", str(tmp_path / "out")])
     registry.change(3, emulator_manifest="00" * 32)
-    with pytest.raises(ConfigError, match="another emulator"):
+    with pytest.raises(ConfigError, match="another package"):
         main(["plug-in", "--config", str(file), "--out", str(tmp_path / "out")])
 
 

@@ -213,7 +213,7 @@ SPOILT: list[tuple[Spoil, str, str]] = [
     (deep, "configuration", ""),
     (configured(num_hidden_layers=3), "layout", "layers"),
     (configured(ffn_dim=64), "layout", "builds other tensors"),
-    (other_tensors, "layout", "not the emulator of its manifest"),
+    (other_tensors, "layout", "not the model of its manifest"),
     (fewer_tensors, "layout", "not those of its manifest"),
     (pickled, "layout", "cannot be loaded"),
     (signed_extra, "layout", "extra.json"),

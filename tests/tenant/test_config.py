@@ -8,7 +8,7 @@ import pytest
 
 from secagg.errors import ConfigError
 from secagg.policy import Policy
-from secagg_tenant.config import Config, PolicyTable, load_config
+from secagg_tenant.config import Config, PolicyTable, check_text, load_config, required_files
 
 PIN = "ab" * 32
 
@@ -67,3 +67,27 @@ def test_an_allowed_downgrade_is_written_out(tmp_path: Path) -> None:
     policy = config.policy.policy()
     assert policy.suites == ("x25519-mlkem768", "x25519")
     assert policy.complete_up_to == 4
+
+
+def series_file(directory: Path, model: str) -> Path:
+    path = directory / "series.toml"
+    path.write_text(
+        f'coordinator = "localhost:8470"\nkeys = "keys"\ndata = "data"\n[policy]\n'
+        f'roster_digest = "{PIN}"\n{model}\n[training]\ntrainer = "series"\nseries = "own"\n'
+    )
+    return path
+
+
+def test_a_tenant_with_series_pins_the_forecaster_and_names_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needed where trainer = 'series'"):
+        load_config(series_file(tmp_path, ""))
+    config = load_config(series_file(tmp_path, f'[model]\nbase_digest = "{PIN}"'))
+    assert required_files(config) == (tmp_path / "own",)
+    with pytest.raises(ConfigError, match=r"own does not exist; training\.text, series or file"):
+        check_text(config)
+
+
+def test_a_forecaster_is_tuned_as_it_is_and_never_as_an_emulator(tmp_path: Path) -> None:
+    model = f'[model]\nemulator = "emulator"\nowner_key = "{PIN}"'
+    with pytest.raises(ConfigError, match="for trainer = 'lora'"):
+        load_config(series_file(tmp_path, model))

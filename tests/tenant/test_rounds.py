@@ -159,6 +159,24 @@ def test_a_clip_that_cuts_much_is_a_local_warning(enrolled: Enrolled, tmp_path: 
     asyncio.run(scenario())
 
 
+def test_a_training_that_ran_away_is_a_local_warning(enrolled: Enrolled, tmp_path: Path) -> None:
+    """It may come from extreme values in private data, so this tenant stays in the round."""
+    np.save(tmp_path / "away.npy", np.full(500, np.nan, np.float32))
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            away = config_of(running, "ada", tmp_path, training={"file": tmp_path / "away.npy"})
+            async with (
+                all_joined(running, tmp_path, without=("ada",)),
+                joined(running, away) as node,
+            ):
+                status = await running.ended(await running.open(enrolled.plan(500)))
+                assert "ada" in status.survivors
+                assert node.heard("training_ran_away")
+
+    asyncio.run(scenario())
+
+
 def test_status_shows_rounds_and_the_audit_log(enrolled: Enrolled, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with (

@@ -15,6 +15,7 @@ from secagg.errors import PolicyRefused
 from secagg.plan import RoundPlan
 from secagg_models import lora, train, updates
 from secagg_models.base import Base, load_base
+from secagg_models.block_weights import BlockShape
 from secagg_models.edges import EdgesShape, EdgeWeights
 from secagg_models.flatten import unflatten
 from secagg_models.version import UpdateMeta
@@ -25,6 +26,7 @@ from secagg_wire.manifest import Manifest
 from tests.coordinator.federation import Enrolled
 
 EDGES = EdgesShape((0, 3))
+BLOCK = BlockShape(4, 2, 1, "all", prefix=True, ordinary_weight=1.0)
 LORA = lora.LoraShape(3, 2.0, ("q_proj", "down_proj"), (0, 3))
 TRAINING = train.TrainingConfig(
     steps=2, batch=2, context=16, lr=0.02, schedule=train.Schedule(4), seed=1, precision="float32"
@@ -91,7 +93,7 @@ def moved(update: updates.Update, seed: int) -> updates.Update:
     return updates.next_round(update, drawn, 0.02)
 
 
-@pytest.mark.parametrize("shape", [LORA, EDGES])
+@pytest.mark.parametrize("shape", [LORA, EDGES, BLOCK])
 def test_the_contribution_is_what_training_the_version_gives(
     base: Base, enrolled: Enrolled, tmp_path: Path, shape: updates.UpdateShape
 ) -> None:
@@ -106,17 +108,20 @@ def test_the_contribution_is_what_training_the_version_gives(
         assert torch.equal(part, expected[name]), name
 
 
-def test_versions_of_either_kind_may_follow_each_other(
+def test_versions_of_every_kind_may_follow_each_other(
     base: Base, enrolled: Enrolled, tmp_path: Path
 ) -> None:
     """What one kind wrote into the base is gone before the next one is trained."""
     tenant = setting(base, enrolled, tmp_path)
     adapter = moved(updates.start(base.model, LORA, 1), 2)
     weights = moved(updates.start(base.model, EDGES, 1), 3)
-    first = [tenant.train(update).vector for update in (adapter, weights)]
-    second = [tenant.train(update).vector for update in (adapter, weights)]
+    block = moved(updates.start(base.model, BLOCK, 1), 4)
+    first = [tenant.train(update).vector for update in (adapter, weights, block)]
+    second = [tenant.train(update).vector for update in (adapter, weights, block)]
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert tenant.trainer.evaluate(tenant.version(weights)).keys() == {"validation_nats_per_byte"}
+    measured = tenant.trainer.evaluate(tenant.version(block))
+    assert measured.keys() == {"validation_nats_per_byte", "validation_denoising"}
 
 
 def test_a_tenant_of_lower_rank_contributes_a_vector_of_the_same_form(
@@ -159,6 +164,23 @@ def test_tensors_that_this_tenants_emulator_does_not_have_are_refused_by_name(
         with pytest.raises(PolicyRefused, match=name) as refused:
             tenant.trainer.check(tenant.plan_of(foreign), tenant.version(foreign))
         assert refused.value.clause == "model"
+
+
+def test_windows_that_are_too_long_or_too_many_a_step_are_refused(
+    base: Base, enrolled: Enrolled, tmp_path: Path
+) -> None:
+    """They are cut before a model sees them, and measured before any plan is looked at."""
+    tenant = setting(base, enrolled, tmp_path)
+    update = updates.start(base.model, LORA, 1)
+    plan = tenant.plan_of(update)
+    long = tenant.version(update, training=dataclasses.replace(TRAINING, context=10**6))
+    for look in (lambda: tenant.trainer.check(plan, long), lambda: tenant.trainer.evaluate(long)):
+        with pytest.raises(PolicyRefused, match="longer than the 32"):
+            look()
+    wide = tenant.version(update, training=dataclasses.replace(TRAINING, steps=1, batch=10**6))
+    with pytest.raises(PolicyRefused, match="a step are above") as refused:
+        tenant.trainer.check(plan, wide)
+    assert refused.value.clause == "max_training_batch"
 
 
 def test_a_layer_that_the_emulator_does_not_have_is_refused(

@@ -22,15 +22,18 @@ from typing import Any
 
 import torch
 
+from secagg.errors import ConfigError
 from secagg_models import train
 from secagg_models.families import layers_of, with_layers
 from secagg_models.labelled import LabelledBatch
+from secagg_models.series.batch import SeriesBatch
 from secagg_models.split import Split
 from secagg_models.train import Batch, Precision, Stream
 
 _RATE_TIMES_WIDTH = 0.05
 _SCRATCH_FACTOR = 6.0  # fresh weights stand a higher rate than trained ones
 _WARMUP_SHARE, _FINAL_SHARE = 0.1, 0.05
+_NO_FORECASTER = "attacks are on emulators of models for text, and no forecaster has one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,20 @@ def _loss(model: Any, batch: Batch, precision: Precision, teacher: Any | None) -
     student = _logits(model, batch, precision)
     with torch.no_grad():
         target = torch.softmax(_logits(teacher, batch, precision), -1)
-    labels = (batch.labels if isinstance(batch, LabelledBatch) else batch[:, 1:]).to(student.device)
+    labels = _labels(batch).to(student.device)
     flat = student.reshape(-1, student.shape[-1])
     copying = torch.nn.functional.cross_entropy(flat, target.reshape(flat.shape))
     return copying + torch.nn.functional.cross_entropy(flat, labels.reshape(-1))
+
+
+def _labels(batch: Batch) -> torch.Tensor:
+    match batch:
+        case torch.Tensor():
+            return batch[:, 1:]
+        case LabelledBatch():
+            return batch.labels
+        case SeriesBatch():
+            raise ConfigError(_NO_FORECASTER)
 
 
 def _logits(model: Any, batch: Batch, precision: Precision) -> torch.Tensor:
@@ -105,6 +118,8 @@ def _logits(model: Any, batch: Batch, precision: Precision) -> torch.Tensor:
             return found.float()  # type: ignore[no-any-return]
         case LabelledBatch():
             return train.class_logits(model, batch, precision)
+        case SeriesBatch():
+            raise ConfigError(_NO_FORECASTER)
 
 
 def loss_of(model: Any, stream: Stream, settings: AttackSettings) -> float:

@@ -1,0 +1,60 @@
+"""A folder of CSV files as series: what is read, and what is refused without quoting a value."""
+
+import numpy as np
+import pytest
+
+from secagg.errors import ConfigError
+from secagg_models.series.folder import export_series, series_of_file, series_of_folder
+from secagg_models.series.stream import Series
+
+
+def written(tmp_path, text: str):
+    file = tmp_path / "demand.csv"
+    file.write_text(text)
+    return file
+
+
+def test_what_is_exported_is_read_back_bit_for_bit(tmp_path):
+    values = np.array([1 / 3, np.nan, -2.5e-30, 16777216, 0], np.float32)
+    export_series([Series("b", values, 12), Series("a", values[::-1].copy())], tmp_path)
+    a, b = series_of_folder(tmp_path)
+    assert (a.name, a.season, b.name, b.season) == ("a", 1, "b", 12)
+    assert b.values.tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["1\n2\nNA\n", "1\n2\nna\n\n", "t,v\n0,1\n1,2\n2,\n", "# x\n0,1\n1,2\n2, nan\n"]
+)
+def test_header_time_column_and_comments_are_optional(tmp_path, text):
+    read = series_of_file(written(tmp_path, text))
+    np.testing.assert_array_equal(read.values, np.array([1, 2, np.nan], np.float32))
+
+
+def test_an_empty_line_between_values_is_a_missing_value(tmp_path):
+    read = series_of_file(written(tmp_path, "v\n1\n\n2\n\n"))
+    np.testing.assert_array_equal(read.values, np.array([1, np.nan, 2], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("v\n1\nsecret\n", "line 3 ends with no number"),
+        ("v\n1\ninf\n", "line 3 is not finite"),
+        ("month;v\n1;2,5\n", "line 2 has semicolons"),
+        ("v\n1\n1e99\n", "line 3 is not finite"),
+        ("v\n\n", "it holds no value"),
+        ("v\n,\n", "it holds no value"),
+        ("# season: 0\n1\n2\n", "its season must be a whole number"),
+    ],
+)
+def test_what_is_no_series_is_refused_without_quoting_it(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        series_of_file(written(tmp_path, text))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_folder_without_series_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        series_of_folder(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"it holds no \.csv file"):
+        series_of_folder(tmp_path)
