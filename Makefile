@@ -16,13 +16,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH = $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
 # The demonstration; each variable that is set is passed on, the command has the defaults.
+TASK ?=
 SCHEME ?=
 TENANTS ?=
 ROUNDS ?=
 KILL ?=
 SEED ?=
 OUT ?= build/demo
-DEMO_FLAGS = $(if $(TENANTS),--tenants $(TENANTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+DEMO_FLAGS = $(if $(TASK),--task $(TASK)) $(if $(TENANTS),--tenants $(TENANTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	$(if $(KILL),--kill $(KILL)) $(if $(SEED),--seed $(SEED)) $(if $(SCHEME),--scheme $(SCHEME)) \
 	--out $(OUT)
 
@@ -42,15 +43,29 @@ BENCH_FLAGS ?=
 SCALE_FLAGS ?=
 # PyTorch starts one thread per core in every process; the tenants share the cores already.
 export OMP_NUM_THREADS ?= 1
+# Flower and Ray report their use to their makers unless they are told not to.
+export FLWR_TELEMETRY_ENABLED ?= 0
+export RAY_USAGE_STATS_ENABLED ?= 0
 
 BIN = .venv/bin
 READY = .venv/.installed
 
-.PHONY: help .venv demo test test-slow vectors fuzz coverage mutants lint format types contracts wheel bench bench-scale protos clean distclean
+# An environment for each stack that secagg_embed has an adapter for. In one for all, what flwr caps
+# (protobuf below 7, pycryptodome below 4, rich below 15) would hold for the others too, and [dev]
+# needs pycryptodome 4.4. Ray has the version that flwr[simulation] pins.
+STACKS = flower nvflare ray
+INTO_flower = '.[flower,ckks,testing]' 'flwr[simulation]' pytest mypy
+INTO_nvflare = '.[nvflare,ckks,testing]' pytest
+INTO_ray = '.[ray,ckks,testing]' pytest
+# pytest's own, such as STACK_FLAGS="-m 'not processes' -x".
+STACK_FLAGS ?=
+
+.PHONY: help .venv $(STACKS:%=.venv-%) $(STACKS:%=test-%) test-stacks types-flower demo test test-slow vectors fuzz coverage mutants lint format types contracts wheel bench bench-scale protos clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z.][a-z.-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
 	@echo
+	@echo "  make demo TASK=timeseries               (companies with real series; or TASK=text)"
 	@echo "  make demo SCHEME=masking TENANTS=5 ROUNDS=3 KILL=1 OUT=build/demo   (or SCHEME=ckks)"
 	@echo "  make .venv PYTHON=python3.12 TORCH_INDEX=none   (see the top of the Makefile)"
 
@@ -58,15 +73,21 @@ help: ## this list
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== environment (.venv): the first time takes minutes, torch is the largest part"
-	@[ ! -x $(BIN)/python ] || $(BIN)/python -c 'import sys' 2>/dev/null || rm -rf .venv
-	@[ -x $(BIN)/python ] || { python="$$(.ci/find-python $(or $(PYTHON),$(PYTHONS)))"; \
-	  echo "== using $$("$$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"; \
-	  "$$python" -m venv .venv; }
+	@.ci/new-environment .venv $(or $(PYTHON),$(PYTHONS))
 	@.ci/install-torch $(BIN)/python "$(TORCH)" "$(TORCH_INDEX)"
 	@echo "== the other packages, pinned by constraints.txt"
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 	@echo "== .venv is ready: $$(du -sh .venv | cut -f1)"
+
+$(STACKS:%=.venv-%): .venv-%: .venv-%/.installed
+
+$(STACKS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml constraints/%.txt
+	@echo "== environment (.venv-$*): secagg beside the stack, pinned by constraints/$*.txt"
+	@.ci/new-environment .venv-$* $(or $(PYTHON),$(PYTHONS))
+	@.venv-$*/bin/python -m pip install --disable-pip-version-check -c constraints/$*.txt -e $(INTO_$*)
+	@touch $@
+	@echo "== .venv-$* is ready: $$(du -sh .venv-$* | cut -f1)"
 
 demo: $(READY) ## owner, coordinator and tenants as processes over mTLS; report in build/demo
 	@$(BIN)/secagg demo $(DEMO_FLAGS)
@@ -76,6 +97,18 @@ test: $(READY) ## everything but what is marked slow
 
 test-slow: $(READY) ## what is marked slow
 	@$(BIN)/python -m pytest -m slow
+
+test-stacks: $(STACKS:%=test-%) ## beside Flower, NVFLARE and Ray, each in an environment of its own
+
+test-flower: types-flower ## the Flower adapter, its types too, in .venv-flower
+test-nvflare: ## the NVFLARE adapter, in .venv-nvflare
+test-ray: ## the simulation on Ray, in .venv-ray
+
+$(STACKS:%=test-%): test-%: .venv-%/.installed
+	@.venv-$*/bin/python -m pytest tests/stacks/test_beside.py tests/stacks/$* $(STACK_FLAGS)
+
+types-flower: .venv-flower/.installed # flwr is typed: what is Any in .venv has its types here
+	@.venv-flower/bin/mypy embed/secagg_embed/flower
 
 vectors: $(READY) ## regenerate the committed test vectors and the fuzz targets' seeds
 	@$(BIN)/python tests/vectors/generate.py
@@ -119,9 +152,9 @@ protos: ## regenerate the committed protobuf code, in an environment of its own
 	@protos/generate.sh
 	@git --no-pager diff --stat -- protos
 
-clean: ## build products and caches; keeps .venv
+clean: ## build products and caches; keeps the environments
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage
-	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## clean, and .venv
-	@rm -rf .venv
+distclean: clean ## clean, and the environments
+	@rm -rf .venv $(STACKS:%=.venv-%)

@@ -3,7 +3,8 @@
 In every round the opened sum must equal the sum of what the surviving tenants encoded (int64; it
 never wraps: the ring is wider than any sum), and the report must claim it exact. Every survivor's
 upload must have the form that the plan gives it (scheme `ckks`: every residue below its prime), and
-the chi-square against uniform that the report states. The five rows must be the tenants' means.
+the chi-square against uniform that the report states. The rows must be the tenants' means: the
+five rows of text, or those of time series.
 """
 
 import json
@@ -30,15 +31,23 @@ def main(folder: Path) -> int:
     return 0
 
 
-def check_rows(report: dict) -> None:
-    rows = report["five_rows"]
-    for row in (
+ROWS = {
+    "five_rows": (
         "full_zero_shot", "emulator_zero_shot", "full_fine_tuned", "emulator_fine_tuned", "plug_in",
-    ):  # fmt: skip
+    ),
+    "series_rows": ("zero_shot", "seasonal_naive", "full_fine_tuned", "federated"),
+}  # fmt: skip
+
+
+def check_rows(report: dict) -> None:
+    name = "series_rows" if report.get("task") == "timeseries" else "five_rows"
+    rows = report[name]
+    for row in ROWS[name]:
         losses = [tenant[row] for tenant in report["evaluation"]]
         if not np.isclose(rows[row], np.mean(losses)) or not 0 < rows[row] < 20:
-            raise SystemExit(f"five rows: {row} is {rows[row]}, not the mean over tenants")
-    print("five rows: " + ", ".join(f"{name} {value:.3f}" for name, value in rows.items()))
+            raise SystemExit(f"{name}: {row} is {rows[row]}, not the mean over tenants")
+    told = ", ".join(f"{row} {value:.3f}" for row, value in rows.items())
+    print(f"{name.replace('_', ' ')}: {told}")
 
 
 def check_sum(entry: dict, evidence: Path) -> None:

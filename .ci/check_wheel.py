@@ -19,6 +19,7 @@ TOP_LEVEL = {
     "secagg_coordinator",
     "secagg_models",
     "secagg_owner",
+    "secagg_embed",
     "secagg_demo",
 }
 

@@ -162,7 +162,7 @@ def _choice(table: typing.Any) -> str:
     return next(
         f"`{name} = {typing.get_args(field.annotation)[0]!r}`"
         for name, field in table.model_fields.items()
-        if typing.get_origin(field.annotation) is typing.Literal
+        if typing.get_origin(field.annotation) is typing.Literal and field.is_required()
     )
 
 

@@ -134,6 +134,14 @@ class Aggregator:
         return tuple(self.plan.cohort[index] for index in sorted(self._waiting))
 
     @property
+    def unanswered(self) -> tuple[str, ...]:
+        """Tenants that the running step waits for and that have not answered it."""
+        label = _LAST_LABEL[self.step]
+        return tuple(
+            name for name in self.waiting if (label, self.plan.index(name)) not in self._messages
+        )
+
+    @property
     def view(self) -> bytes:
         """The agreed view's digest; empty before step 3."""
         return self._view.digest
@@ -218,11 +226,8 @@ class Aggregator:
         """Close the running step if its deadline has passed."""
         if self._over or not self._started or now < self.deadline:
             return []
-        label = _LAST_LABEL[self.step]
         silent = [
-            Excluded(name, self.step, "no answer before the deadline")
-            for name in self.waiting
-            if (label, self.plan.index(name)) not in self._messages
+            Excluded(name, self.step, "no answer before the deadline") for name in self.unanswered
         ]
         self._waiting.clear()
         return [*silent, *self._close_if_complete(now)]

@@ -48,11 +48,15 @@ CREATE TABLE spent (
 """
 
 
+class LedgerInUse(UsageError):
+    """Another process, or another object of this one, has the ledger open; it may be free soon."""
+
+
 class SqliteLedger:
     """A durable ledger in one SQLite file, for the one process that has it open.
 
     Raises:
-        UsageError: another process, or another object of this one, has it open.
+        LedgerInUse: another process, or another object of this one, has it open.
         ConfigError: the file cannot be used as a ledger.
     """
 
@@ -252,7 +256,7 @@ class _ProcessLock:
         except OSError:
             holder = path.read_text("ascii", "replace")[:20].strip() or "unknown"
             os.close(self._file)
-            raise UsageError(
+            raise LedgerInUse(
                 f"the ledger {path.with_suffix('')} is in use by process {holder}; an identity "
                 "runs in one process at a time: stop that one, or use another state directory"
             ) from None

@@ -15,7 +15,7 @@ Beside them, each described where it is and in docs/testing.md:
     ledger_conformance, transport_conformance, participant_conformance, aggregator_conformance
                                 claims that other people's implementations can be held to
 
-Nothing in the package imports this module.
+Nothing that runs in earnest imports this module: simulations do, whose keys are thrown away.
 """
 
 from secagg.testing.cohorts import Cohort, cohort, make_round, make_tenants, policy_for

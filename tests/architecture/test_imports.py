@@ -68,8 +68,12 @@ MAY_IMPORT = {
     "secagg_wire": NODE - {"alembic", "sqlalchemy"},
     "secagg_tenant": NODE | TORCH,
     "secagg_coordinator": NODE,
-    "secagg_models": TORCH | {"scipy"},
+    "secagg_models": TORCH | {"scipy", "statsmodels"},
     "secagg_owner": NODE | TORCH | {"matplotlib"},
+    "secagg_embed": {"numpy"},
+    "secagg_embed/flower": {"numpy", "flwr"},
+    "secagg_embed/nvflare": {"numpy", "nvflare"},
+    "secagg_embed/simulation": {"numpy", "ray", "rich"},
     "secagg_demo": NODE | TORCH | {"matplotlib", "scipy"},
 }
 HEAVY = {"torch", "grpc", "tenseal", "google.protobuf", "transformers", "sqlalchemy", "numba"}
@@ -122,9 +126,8 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 
 def _package(module: Path) -> str:
-    top_level, *rest = module.parts
-    apart = top_level == "secagg" and rest[0] in ("ckks", "testing")
-    return f"{top_level}/{rest[0]}" if apart else top_level
+    apart = "/".join(module.with_suffix("").parts[:2])
+    return apart if apart in MAY_IMPORT else module.parts[0]
 
 
 def test_packages_import_only_their_declared_distributions(installed_wheel: Path) -> None:

@@ -17,6 +17,7 @@ PACKAGES = {
     "secagg_coordinator",
     "secagg_models",
     "secagg_owner",
+    "secagg_embed",
     "secagg_demo",
 }
 NOT_SHIPPED = {"secagg/ruff.toml"}

@@ -148,6 +148,10 @@ def test_configurations_shown_are_valid(page: Path, tmp_path: Path) -> None:
 
 def loader_for(name: str):  # type: ignore[no-untyped-def]
     """By the file's name, which the first line of an example says."""
+    if name == "policy.toml":
+        from secagg_embed.folder import read_policy
+
+        return lambda path, _: read_policy(path, bytes(32))
     if name.startswith("coordinator"):
         from secagg_coordinator.config import load
 
@@ -222,7 +226,9 @@ def test_every_check_names_code_that_exists() -> None:
 
 
 CORE_SOURCES = sorted(
-    path for path in (ROOT / "secagg").rglob("*.py") if "testing" not in path.parts
+    path
+    for path in (*(ROOT / "secagg").rglob("*.py"), *(ROOT / "embed" / "secagg_embed").glob("*.py"))
+    if "testing" not in path.parts and path.stem != "testing"
 )
 
 
