@@ -101,15 +101,21 @@ def _read_spec(reader: Reader) -> TensorSpec:
     return TensorSpec(name, tuple(reader.u64() for _ in range(reader.count(_MAX_RANK))), dtype)
 
 
-def explain_difference(ours: Layout, theirs: Layout) -> str:
-    """Name the tensors in which two layouts differ, for an operator who has to mend one of them."""
+def explain_difference(
+    ours: Layout, theirs: Layout, places: tuple[str, str] = ("here", "there")
+) -> str:
+    """Name the tensors in which two layouts differ, for an operator who has to mend one of them.
+
+    `places`: how the message calls what has the one layout and what has the other.
+    """
     mine, other = ({s.name: s for s in layout.tensors} for layout in (ours, theirs))
     missing = sorted(mine.keys() - other.keys())
     extra = sorted(other.keys() - mine.keys())
     changed = sorted(n for n in mine.keys() & other.keys() if mine[n] != other[n])
     parts = [f"missing {missing[:5]}"] * bool(missing) + [f"unexpected {extra[:5]}"] * bool(extra)
     parts += [
-        f"{n}: {mine[n].shape} {mine[n].dtype} here, {other[n].shape} {other[n].dtype} there"
+        f"{n}: {mine[n].shape} {mine[n].dtype} {places[0]}, "
+        f"{other[n].shape} {other[n].dtype} {places[1]}"
         for n in changed[:5]
     ]
     return "; ".join(parts) or "the same tensors in another order"

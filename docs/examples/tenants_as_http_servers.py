@@ -202,6 +202,7 @@ def main() -> None:
     if given.tenant:
         serve(given.tenant, given.folder, given.fault)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and the tenants are stopped with it
     faults = {"bert": "breaks", "dora": "dies"}
     with tempfile.TemporaryDirectory() as root, ExitStack() as processes:
         folders = make_tenants(Path(root), NAMES)

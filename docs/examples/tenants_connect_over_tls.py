@@ -277,6 +277,7 @@ def main() -> None:
     arguments.add_argument("--fault", default="")
     given = arguments.parse_args()
     if not given.tenant:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and the tenants are stopped with it
         asyncio.run(everything())
         return
     faults = Faults(given.fault)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ class Party:
     """One tenant in whatever rounds it is asked to take part in, one at a time.
 
     See the module's docstring. `rounds` keeps what a running round needs; the ledger has to outlive
-    it (see `secagg.ledger`). Calls must not overlap.
+    it (see `secagg.ledger`). Threads may share a party: one request is answered at a time, so that
+    one that is repeated while its first answer is still made waits, and gets the same bytes.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class Party:
         self._randomness = randomness
         self._now = now
         self._running: Participant | None = None
+        self._turn = threading.RLock()
 
     @classmethod
     def open(cls, folder: Path | str) -> Party:
@@ -178,9 +181,10 @@ class Party:
 
     def close(self) -> None:
         """Give the folder back; a round that runs goes on when it is opened again."""
-        self._running = None
-        if isinstance(self._ledger, SqliteLedger):
-            self._ledger.close_file()
+        with self._turn:
+            self._running = None
+            if isinstance(self._ledger, SqliteLedger):
+                self._ledger.close_file()
 
     @property
     def tenant(self) -> str:
@@ -201,16 +205,18 @@ class Party:
             Exception: whatever `contribute` raised, or a `UsageError` about what it returned. The
                 round has been left; `unable` makes the reply that says so, and no more.
         """
-        match decode_request(request):
-            case Hello(nonce=nonce):
-                return self._introduce(nonce)
-            case Offer(plan=data):
-                return self._join(data)
-            case Deliver(context=context, message=message):
-                return self._deliver(context, message, contribute)
-            case RoundEnding(context=context):
-                self._leave(context, "the coordinator ended it")
-                return Reply(encode(Said(context, ())))
+        asked = decode_request(request)
+        with self._turn:
+            match asked:
+                case Hello(nonce=nonce):
+                    return self._introduce(nonce)
+                case Offer(plan=data):
+                    return self._join(data)
+                case Deliver(context=context, message=message):
+                    return self._deliver(context, message, contribute)
+                case RoundEnding(context=context):
+                    self._leave(context, "the coordinator ended it")
+                    return Reply(encode(Said(context, ())))
 
     def expects_training(self, request: bytes) -> bool:
         """Whether answering this request will call `contribute`."""

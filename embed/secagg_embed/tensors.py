@@ -139,7 +139,7 @@ def _require(tensors: Tensors, layout: Layout) -> None:
     place = {spec.name: index for index, spec in enumerate(layout.tensors)}
     ordered = Layout(tuple(sorted(ours.tensors, key=lambda s: place.get(s.name, len(place)))))
     if ordered != layout:
-        difference = explain_difference(layout, ordered)
+        difference = explain_difference(layout, ordered, ("in the round", "given"))
         raise ConfigError(f"these tensors are not those of the round's layout: {difference}")
 
 

@@ -35,7 +35,8 @@ def flatten(tensors: Mapping[str, torch.Tensor], layout: Layout) -> NDArray[np.f
     """
     ours = _in_order_of(layout, layout_of(tensors))
     if ours != layout:
-        raise ConfigError(f"these tensors are not the layout's: {explain_difference(layout, ours)}")
+        difference = explain_difference(layout, ours, ("in the layout", "given"))
+        raise ConfigError(f"these tensors are not the layout's: {difference}")
     pieces = [
         tensors[spec.name].detach().to("cpu", torch.float32).reshape(-1).numpy()
         for spec in layout.tensors

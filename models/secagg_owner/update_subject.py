@@ -145,7 +145,7 @@ class UpdateSubject:
         if ours != theirs:
             raise ConfigError(
                 "the saved update is not the one that the configuration describes: "
-                f"{explain_difference(ours, theirs)}"
+                f"{explain_difference(ours, theirs, ('configured', 'saved'))}"
             )
         self._update = update
         self._rounds_done = rounds_done

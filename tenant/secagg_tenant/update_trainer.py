@@ -109,7 +109,9 @@ class UpdateTrainer:
             reason = f"{windows} windows are above {limits.max_training_windows}"
             raise PolicyRefused("max_training_windows", reason)
         if plan.layout != layout:
-            raise PolicyRefused("layout", explain_difference(layout, plan.layout))
+            raise PolicyRefused(
+                "layout", explain_difference(layout, plan.layout, ("here", "in the plan"))
+            )
         self._refuse_foreign(update)
         refuse_unsuited(self._config, update)
 

@@ -93,6 +93,7 @@ def test_a_difference_is_explained_by_tensor() -> None:
         "missing ['up']; unexpected ['gate']; down: (4, 2) float32 here, (2, 4) float32 there"
     )
     assert explain_difference(theirs, TWO).startswith("missing ['gate']; unexpected ['up'];")
+    assert " in the round, " in explain_difference(TWO, theirs, ("in the round", "given"))
     swapped = Layout(TWO.tensors[::-1])
     assert explain_difference(TWO, swapped) == "the same tensors in another order"
 

@@ -3,6 +3,7 @@ held to the claims that every transport has to keep, over their own sockets.
 """
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -45,6 +46,18 @@ def printed(name: str) -> str:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("name", ["tenants_as_http_servers", "tenants_connect_over_tls"])
+def test_stopping_an_example_stops_its_tenants(name: str) -> None:
+    own = [sys.executable, "-u", str(EXAMPLES / f"{name}.py")]
+    with subprocess.Popen(own, stdout=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        assert parent.stdout is not None
+        assert any(line.startswith("sum over") for line in parent.stdout)
+        parent.terminate()
+        assert parent.wait(LONG_S) == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(parent.pid, 0)
 
 
 def sums(text: str) -> tuple[list[str], list[float]]:

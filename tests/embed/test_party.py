@@ -1,6 +1,7 @@
 """A tenant that answers each request in a process of its own, and what it refuses."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,33 @@ def test_training_happens_once_however_often_it_is_asked_for(federation: Federat
                 lambda plan: trained.append(1) or federation.contribution("ada", plan),  # type: ignore[func-returns-value]
             )
     assert trained == [1]
+
+
+def test_a_request_repeated_during_the_training_waits_for_its_reply(federation: Federation) -> None:
+    """As in a server with threads, whose client lost its patience and asked again."""
+    coordinated = federation.round()
+    requests = until(coordinated, federation, Step.MASKED_INPUT)
+    trained: list[int] = []
+    replies: list[bytes] = []
+
+    with federation.party("ada") as party:
+
+        def ask() -> None:
+            replies.append(party.answer(requests["ada"], contribute).encode())
+
+        again = threading.Thread(target=ask)
+
+        def contribute(plan: RoundPlan) -> Contribution:
+            trained.append(1)
+            if len(trained) == 1:
+                again.start()
+                again.join(timeout=0.2)  # time in which it could train as well
+            return federation.contribution("ada", plan)
+
+        ask()
+        again.join()
+    assert trained == [1]
+    assert replies[0] == replies[1]
 
 
 def test_the_rounds_key_is_destroyed_with_the_answer(federation: Federation) -> None:

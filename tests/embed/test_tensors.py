@@ -124,7 +124,7 @@ def test_what_requires_a_gradient_is_taken_as_it_is() -> None:
         ({"a": np.zeros(3, np.float32), "b": np.zeros(2)}, "b: (2,) float32"),
         (
             {"a": np.zeros(4, np.float32), "b": np.zeros(2, np.float32)},
-            "a: (3,) float32 here, (4,)",
+            "a: (3,) float32 in the round, (4,)",
         ),
         ({"a": np.zeros(3, np.float32), "b": np.zeros(2, np.float32), "c": np.zeros(1)}, "['c']"),
     ],

@@ -40,8 +40,11 @@ def test_unflatten_undoes_flatten(shapes: list[list[int]]) -> None:
     [
         ({"a": TENSORS["a"]}, r"missing \['b'\]"),
         ({**TENSORS, "c": torch.ones(1)}, r"unexpected \['c'\]"),
-        ({**TENSORS, "b": torch.ones(3, 2)}, r"b: \(2, 3\) float32 here, \(3, 2\) float32 there"),
-        ({**TENSORS, "a": torch.ones(1, dtype=torch.float64)}, r"a: .* float64 there"),
+        (
+            {**TENSORS, "b": torch.ones(3, 2)},
+            r"b: \(2, 3\) float32 in the layout, \(3, 2\) ",
+        ),
+        ({**TENSORS, "a": torch.ones(1, dtype=torch.float64)}, r"a: .* float64 given"),
     ],
 )
 def test_other_tensors_than_the_layouts_are_refused_by_name(

@@ -142,9 +142,9 @@ def other_dtype() -> ArrayRecord:
 @pytest.mark.parametrize(
     ("app", "words"),
     [
-        (returning(other_shape), "head.bias: (3,) float32 here, (4,) float32 there"),
+        (returning(other_shape), "head.bias: (3,) float32 in the round, (4,) float32 given"),
         (returning(other_names), "tail.bias"),
-        (returning(other_dtype), "head.bias: (3,) float32 here, (3,) float64 there"),
+        (returning(other_dtype), "head.bias: (3,) float32 in the round, (3,) float64 given"),
         (returning(lambda: arrays_of(MODEL), MetricRecord({"loss": 1.0})), "num-examples"),
         (returning(lambda: arrays_of(MODEL), MetricRecord({"num-examples": 0})), "at least 1"),
     ],
