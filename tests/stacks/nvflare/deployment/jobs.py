@@ -32,8 +32,12 @@ def protected(
     executor: Executor | None = None,
     scheme: str = "masking",
     rounds: int = ROUNDS,
+    patience_s: float = 25,
 ) -> Path:
-    """Ours; with `executor`, sites run that in place of the one that protects."""
+    """Ours; with `executor`, sites run that in place of the one that protects.
+
+    The last of five sites has `patience_s` after the fourth.
+    """
     job = FedJob(name="protected", min_clients=4)
     job.to_server(NPModelPersistor(model=first_model()), id="persistor")
     job.to_server(
@@ -44,7 +48,7 @@ def protected(
             exchange_timeout=30,
             training_timeout=60,
             min_responses=4,
-            wait_time_after_min_received=2,
+            wait_time_after_min_received=patience_s,
         )
     )
     job.to_server(OFTEN)

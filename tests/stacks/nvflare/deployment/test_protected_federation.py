@@ -130,10 +130,11 @@ def test_ckks_opens_the_exact_sum_as_well(running: Running) -> None:
 def killed(running: Running) -> JobEnd:
     """Three rounds; a site is killed while it trains in the second, after all dealt shares."""
     federation = running.federation
-    job_id = federation.submit(jobs.protected(running.root / "jobs", running.roster))
-    wait_for(running.own(VICTIM) / "training-1", 90.0)
+    job = jobs.protected(running.root / "jobs", running.roster, patience_s=8)
+    job_id = federation.submit(job)
+    wait_for(running.own(VICTIM) / "training-1", 120.0)
     federation.kill(VICTIM)
-    return federation.wait(job_id, 150.0)
+    return federation.wait(job_id, 240.0)
 
 
 def test_the_sum_over_the_survivors_is_exact_though_a_site_is_killed_while_it_trains(
