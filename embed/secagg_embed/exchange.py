@@ -292,6 +292,8 @@ class CoordinatedRound:
 
     def _explained(self, error: SecaggError) -> SecaggError:
         """The error, with what the tenants said: in a stack, this is all that its user sees."""
+        if getattr(error, "__notes__", None):  # this very error was explained before
+            return error
         left = [f"{one.participant}: {one.reason}" for one in self.excluded]
         wrong = [f"{one.tenant}: {one.reason}" for one in self.refused]
         for title, lines in (("left the round", left), ("sent what was refused", wrong)):

@@ -17,7 +17,7 @@ import os
 import re
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -83,8 +83,18 @@ class TenantFolder:
         return SqliteLedger(self.path / "ledger.sqlite")
 
     def rounds(self) -> FolderRounds:
-        """What running rounds need."""
-        return FolderRounds(self.path / "rounds")
+        """What running rounds need.
+
+        Raises:
+            ConfigError: there can be no folder for it here.
+        """
+        try:
+            return FolderRounds(self.path / "rounds")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use {self.path / 'rounds'}: {error.strerror}; it has to be a folder that "
+                "this user may write to"
+            ) from None
 
 
 class FolderRounds:
@@ -147,7 +157,7 @@ def as_roster(given: Roster | Path | str) -> Roster:
         return given
     try:
         return Roster.decode(Path(given).read_bytes())
-    except (OSError, MalformedMessage) as error:
+    except (OSError, TypeError, MalformedMessage) as error:
         raise ConfigError(
             f"no roster at {given}: {error}; give the roster.bin of `secagg keys`"
         ) from None
@@ -182,25 +192,33 @@ def make_tenants(
     its own keys, by `secagg keys init`, and no other party ever sees them; here one process has.
 
     Raises:
-        ConfigError: some of these names have folders there, and not all under one roster.
+        ConfigError: no such names can be, and nothing was made; or some have folders there, and
+            not all under one roster.
     """
-    if isinstance(names, str):
-        raise ConfigError(f"give a tuple of names, and not the letters of {names!r}")
-    folders = {name: Path(root) / name for name in names}
+    parties = _parties(names)
+    folders = {party.name: Path(root) / party.name for party in parties}
     if any(folder.exists() for folder in folders.values()):
         return _made_before(folders)
-    identities = [_make_keys(folder, Party("tenant", name)) for name, folder in folders.items()]
+    identities = [_make_keys(folders[party.name], party) for party in parties]
     roster = Roster.create(tuple(map(Member.create, identities)), committee)
     for folder in folders.values():
         write_new(KeyFiles(folder).roster, roster.encode())
     return folders
 
 
+def _parties(names: object) -> list[Party]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigError(f"give a tuple of names; this is {names!r}")
+    parties = [Party("tenant", str(name)) for name in names]
+    if not parties or len({party.name for party in parties}) < len(parties):
+        raise ConfigError(f"{len(parties)} tenants; give some, each with a name of its own")
+    return parties
+
+
 def _made_before(folders: dict[str, Path]) -> dict[str, Path]:
-    rosters = [TenantFolder(folder).roster() for folder in folders.values()]
-    if {member.tenant for member in rosters[0].members} != set(folders) or len(
-        {roster.digest for roster in rosters}
-    ) != 1:
+    rosters = [TenantFolder(one).roster() for one in folders.values() if one.exists()]
+    known = {frozenset(member.tenant for member in roster.members) for roster in rosters}
+    if known != {frozenset(folders)} or len({roster.digest for roster in rosters}) != 1:
         raise ConfigError(
             f"there are folders of other tenants than {sorted(folders)[:5]}... beside one another; "
             "give the same names again, or another place"
@@ -229,7 +247,7 @@ def _clause(path: Path, name: str, value: Any) -> Any:
             raise ConfigError(f"{path}: {name} is a list of digests in hexadecimal, 64 digits each")
         return digests
     if name in _CHOICES and isinstance(value, list):
-        if not value or not set(value) <= set(_CHOICES[name]):
+        if not value or any(one not in _CHOICES[name] for one in value):
             raise ConfigError(f"{path}: {name} is {value!r}; choose of {list(_CHOICES[name])}")
         return tuple(value)
     if isinstance(default, float) and isinstance(value, int | float) and value is not True:

@@ -21,12 +21,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from secagg.encoding import Values
-from secagg.errors import MalformedMessage, PolicyRefused, SecaggError, Step, UsageError
+from secagg.errors import (
+    ConfigError,
+    MalformedMessage,
+    PolicyRefused,
+    SecaggError,
+    Step,
+    UsageError,
+)
 from secagg.identity import Identity, Roster, sha256
 from secagg.ledger import Act, Entry, Ledger
 from secagg.messages import AgreedView, decode_message
@@ -160,6 +167,7 @@ class Party:
         self._now = now
         self._running: Participant | None = None
         self._turn = threading.RLock()
+        self._closed = False
 
     @classmethod
     def open(cls, folder: Path | str) -> Party:
@@ -169,9 +177,12 @@ class Party:
             ConfigError: a file is missing or cannot be used; says which and what makes it.
             LedgerInUse: another process has this tenant's ledger open; it may be free soon.
         """
-        home = TenantFolder(Path(folder))
+        try:
+            home = TenantFolder(Path(folder))
+        except TypeError:
+            raise ConfigError(f"{folder!r} is no folder; give the tenant's, by its path") from None
         identity, roster, policy = home.identity(), home.roster(), home.policy()
-        return cls(identity, roster, policy=policy, ledger=home.ledger(), rounds=home.rounds())
+        return cls(identity, roster, policy=policy, rounds=home.rounds(), ledger=home.ledger())
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +194,8 @@ class Party:
         """Give the folder back; a round that runs goes on when it is opened again."""
         with self._turn:
             self._running = None
-            if isinstance(self._ledger, SqliteLedger):
+            if isinstance(self._ledger, SqliteLedger) and not self._closed:
+                self._closed = True
                 self._ledger.close_file()
 
     @property
@@ -201,12 +213,14 @@ class Party:
 
         Raises:
             MalformedMessage: these bytes are no request; nothing has changed.
-            UsageError: it is time to train, and there is no `contribute`.
+            UsageError: it is time to train, and there is no `contribute`; or the party is closed.
             Exception: whatever `contribute` raised, or a `UsageError` about what it returned. The
                 round has been left; `unable` makes the reply that says so, and no more.
         """
         asked = decode_request(request)
         with self._turn:
+            if self._closed:
+                raise UsageError(f"{self!r} is closed: its folder has to be opened again")
             match asked:
                 case Hello(nonce=nonce):
                     return self._introduce(nonce)
@@ -372,6 +386,16 @@ class Party:
                 100 * share,
                 participant.plan.quantiser.clip,
             )
+
+
+def examples_in(given: object) -> int | None:
+    """What a training reported as its number of examples; None: no whole number of 1 or more."""
+    counted: Any = given
+    try:
+        count = 0 if isinstance(given, str | bytes) else int(counted)
+        return count if count >= 1 and count == counted else None
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is PyTorch's
+        return None
 
 
 def _below_resolution(plan: RoundPlan, given: Contribution) -> bool:

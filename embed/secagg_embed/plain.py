@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, SecaggError, UsageError
 from secagg.plan import RoundPlan
 from secagg.result import Result
 from secagg_embed.exchange import CoordinatedRound, Requests
-from secagg_embed.party import Contribution, Party
+from secagg_embed.party import Contribution, Party, examples_in
 from secagg_embed.tensors import Tensors, difference, require_model
 from secagg_embed.wire import Deliver, Offer, decode_request, unable
 
@@ -43,16 +43,19 @@ def run_round(coordinated: CoordinatedRound, ask: Ask, *, attempts: int = 2) -> 
 
     Raises:
         RoundAborted, ProtocolError: nothing was opened; says why, and who left and why.
+        UsageError: `ask` returned something else than pairs.
     """
+    _require_some(attempts)
     requests = coordinated.begin()
     while requests:
         for _ in range(attempts):
-            for tenant, reply in ask({name: requests[name] for name in coordinated.waiting}):
+            asked = {name: requests[name] for name in coordinated.waiting}
+            for tenant, reply in _pairs(ask(asked)):
                 coordinated.take(tenant, reply)
             if not coordinated.waiting:
                 break
         requests = coordinated.close()
-    for _ in ask(coordinated.endings()):
+    for _ in _pairs(ask(coordinated.endings())):
         pass
     return coordinated.outcome()
 
@@ -87,6 +90,7 @@ async def run_round_async(
             for tenant, request in requests.items():
                 group.create_task(reach(tenant, request, tries, wait_s))
 
+    _require_some(attempts)
     requests = coordinated.begin()
     while requests:
         await exchange(requests, attempts, timeout_s)
@@ -105,24 +109,48 @@ def reply_to(
     (`model_digest`), and what leaves is the difference, protected. A weight above the plan's
     largest counts as the largest.
 
-    What goes wrong while training leaves the round: it is logged here with its traceback, and the
-    coordinator hears that it did. Whoever wants the exception calls `Party.answer`.
+    What goes wrong while training leaves the round: it is logged here, with the traceback of what
+    your code raised, and the coordinator hears that it did. Whoever wants the exception calls
+    `Party.answer`.
     """
 
     def contribute(plan: RoundPlan) -> Contribution:
         require_model(plan, before, settings)  # before anything is trained on them
-        after, examples = train(plan)
+        after, examples = trained_pair(train(plan))
         require_model(plan, before, settings)  # training in place would leave no difference
         vector = difference(after, before, plan.layout)
-        return Contribution(vector, min(int(examples), plan.max_weight))
+        return Contribution(vector, min(examples, plan.max_weight))
 
     if not party.expects_training(request):
         return party.answer(request).encode()
     try:
         return party.answer(request, contribute).encode()
+    except SecaggError as error:
+        log.error("%r trains nothing in this round, and has left it: %s", party.tenant, error)
     except Exception:
         log.exception("%r trains nothing in this round, and has left it", party.tenant)
-        return refusing(request)
+    return refusing(request)
+
+
+def trained_pair(returned: object) -> tuple[Tensors, int]:
+    """What a training has to return: the tensors by name, and from how many examples.
+
+    Raises:
+        ConfigError: it returned something else; says what.
+    """
+    match returned:
+        case (Mapping() as after, examples):
+            if (count := examples_in(examples)) is not None:
+                return after, count
+            raise ConfigError(
+                f"train returned {type(examples).__name__} as its number of examples, and it is no "
+                "whole number of 1 or more; a tenant without data takes no part: leave it out"
+            )
+        case _:
+            raise ConfigError(
+                f"train returned {type(returned).__name__}; it returns (arrays, examples), where "
+                "arrays maps every name to its trained array"
+            )
 
 
 def refusing(request: bytes) -> bytes:
@@ -137,3 +165,23 @@ def refusing(request: bytes) -> bytes:
             return unable(RoundPlan.decode(plan).context).encode()
         case _:
             raise ConfigError("only an offer or a round's message can be declined")
+
+
+def _require_some(attempts: object) -> None:
+    if not isinstance(attempts, int) or attempts < 1:
+        raise ConfigError(f"attempts is {attempts!r}; a tenant is asked once at least")
+
+
+def _pairs(given: object) -> Iterator[tuple[str, bytes]]:
+    """What `ask` returned, one by one: a transport without the right form would be all silence."""
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise UsageError(
+            f"ask returned a {type(given).__name__}; it yields (tenant, reply), one for each that "
+            "answered (a coroutine for one tenant is for run_round_async)"
+        )
+    for one in given:
+        match one:
+            case (tenant, reply):
+                yield tenant, reply
+            case _:
+                raise UsageError(f"ask yielded a {type(one).__name__}, and no (tenant, reply)")

@@ -8,7 +8,7 @@ their mean has no meaning, and their sum would tell more than a mean.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,19 @@ from secagg.plan import RoundPlan
 Tensors = Mapping[str, Any]
 """Names to NumPy arrays, or to anything with PyTorch's `detach`, `cpu` and `numpy`."""
 
+_VARIANCE = "running_var"
+
 
 def layout_of(tensors: Tensors) -> Layout:
     """The layout of the floating-point tensors, in the order of their names.
 
     Raises:
-        ConfigError: there is none, or one of a kind that cannot be averaged (complex numbers).
+        ConfigError: there is none, or one of a kind that cannot be averaged (complex numbers); or
+            these are no tensors by name (a module, a list).
     """
-    named = {name: _dtype(tensors[name], name) for name in sorted(tensors)}
     specs = [
-        TensorSpec(name, tuple(tensors[name].shape), dtype)
-        for name, dtype in named.items()
+        TensorSpec(name, tuple(tensor.shape), dtype)
+        for name, tensor, dtype in _each(tensors)
         if not _stays(name, dtype)
     ]
     if not specs:
@@ -56,13 +58,17 @@ def flatten(tensors: Tensors, layout: Layout) -> NDArray[np.float32]:
 def difference(after: Tensors, before: Tensors, layout: Layout) -> NDArray[np.float32]:
     """(layout.size,) float32: what training changed, after - before.
 
+    It is taken in float64 where tensors are: the small change of a large value survives.
+
     Raises:
         ConfigError: as `flatten`, of either of the two.
     """
-    vector = flatten(after, layout)
+    _require(after, layout)
     _require(before, layout)
-    for spec, place in _places(layout):
-        vector[place] -= _flat(before[spec.name])
+    vector = np.empty(layout.size, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # the round refuses what is not finite
+        for spec, place in _places(layout):
+            vector[place] = _values(after[spec.name]) - _values(before[spec.name])
     return vector
 
 
@@ -78,12 +84,20 @@ def unflatten(
 
 
 def added(before: Tensors, vector: NDArray[np.floating[Any]], layout: Layout) -> dict[str, Any]:
-    """`before` with the delta in `vector` added; each tensor keeps its kind, dtype and shape."""
+    """`before` with the delta in `vector` added; each tensor keeps its kind, dtype and shape.
+
+    A running variance (BatchNorm's, by PyTorch's name) stays above 0: near it, rounding could take
+    it below, and a model with a negative variance answers NaN.
+    """
     _require(before, layout)
     deltas = unflatten(vector, layout)
-    return {
+    after = {
         name: _like(tensor, deltas[name]) if name in deltas else tensor
         for name, tensor in before.items()
+    }
+    return {
+        name: tensor.clip(0) if name in deltas and name.endswith(_VARIANCE) else tensor
+        for name, tensor in after.items()
     }
 
 
@@ -96,11 +110,18 @@ def model_digest(tensors: Tensors, settings: bytes = b"") -> bytes:
     `settings` is whatever else the coordinator tells tenants to train with (a learning rate, the
     number of steps), in bytes of your own. A sum hides an update only among others: with a rate of
     0.1 for one tenant and 0 for the rest it would be that one's.
+
+    Raises:
+        ConfigError: these are no tensors by name, or settings that are no bytes.
     """
+    if not isinstance(settings, bytes | bytearray | memoryview):
+        raise ConfigError(
+            f"settings are bytes of your own, and this is a {type(settings).__name__}; give "
+            "json.dumps(...).encode(), for instance"
+        )
     digest = hashlib.sha256(Writer().tag("model").blob(settings).finish())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        head = Writer().tag("tensor").text(name).text(_dtype(tensor)).u32(len(tensor.shape))
+    for name, tensor, dtype in _each(tensors):
+        head = Writer().tag("tensor").text(name).text(dtype).u32(len(tensor.shape))
         for side in tensor.shape:
             head.u64(int(side))
         digest.update(head.finish())
@@ -130,7 +151,9 @@ def require_finite_model(tensors: Tensors, layout: Layout) -> None:
         ConfigError: values are NaN, infinite or beyond float32; names the tensors.
     """
     named = (spec.name for spec in layout.tensors)
-    if broken := [name for name in named if not np.isfinite(_flat(tensors[name])).all()]:
+    with np.errstate(over="ignore"):
+        broken = [name for name in named if not np.isfinite(_flat(tensors[name])).all()]
+    if broken:
         raise ConfigError(f"the model has NaN or infinite values in {broken[:5]}; take another")
 
 
@@ -161,30 +184,63 @@ def _stays(name: str, dtype: str) -> bool:
     raise ConfigError(f"{name} is {dtype}; give tensors of this machine's own floats and integers")
 
 
-def _dtype(tensor: Any, name: str = "a tensor") -> str:
-    """NumPy's name of the dtype, whichever of the two it is."""
-    try:
-        return str(tensor.dtype).removeprefix("torch.")
-    except AttributeError:
+def _each(tensors: Tensors) -> Iterator[tuple[str, Any, str]]:
+    """(name, tensor, NumPy's name of its dtype), in the order of names.
+
+    Raises:
+        ConfigError: these are no tensors by name, or one whose values cannot be read.
+    """
+    _require_named(tensors)
+    for name in sorted(tensors):
+        yield name, tensors[name], _dtype(name, tensors[name])
+
+
+def _require_named(tensors: object) -> None:
+    if not isinstance(tensors, Mapping):
+        cure = "its state_dict()" if hasattr(tensors, "state_dict") else "names and their tensors"
+        raise ConfigError(f"a {type(tensors).__name__} is no dict of tensors; give {cure}")
+    if strange := [name for name in tensors if not isinstance(name, str)]:
+        raise ConfigError(f"{strange[0]!r} is no name of a tensor; give each a str")
+
+
+def _dtype(name: str, tensor: Any) -> str:
+    if not (isinstance(tensor, np.ndarray | np.generic) or hasattr(tensor, "detach")):
         raise ConfigError(
             f"{name}: a {type(tensor).__name__} is no array; give NumPy arrays or PyTorch tensors"
-        ) from None
+        )
+    if str(getattr(tensor, "layout", _DENSE)) != _DENSE:
+        raise ConfigError(f"{name} is sparse; give its to_dense()")
+    if getattr(tensor, "is_meta", False):
+        raise ConfigError(
+            f"{name} has no values (it is on the device 'meta'); load the model first"
+        )
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+_DENSE = "torch.strided"
 
 
 def _on_host(tensor: Any) -> Any:
-    return tensor.detach().cpu() if hasattr(tensor, "detach") else tensor
+    return tensor.detach().cpu().resolve_neg() if hasattr(tensor, "detach") else tensor
+
+
+def _values(tensor: Any) -> NDArray[np.float32] | NDArray[np.float64]:
+    """Flat: float64 as it is, all else in float32, which holds it exactly."""
+    held = _on_host(tensor)
+    if not isinstance(held, np.ndarray | np.generic):
+        held = (held if str(held.dtype) == "torch.float64" else held.float()).numpy()
+    exact = np.asarray(held)
+    return exact.astype(np.result_type(exact.dtype, np.float32), copy=False).reshape(-1)
 
 
 def _flat(tensor: Any) -> NDArray[np.float32]:
-    held = _on_host(tensor)
-    values = held if isinstance(held, np.ndarray | np.generic) else held.float().numpy()
-    return np.asarray(values, np.float32).reshape(-1)
+    return _values(tensor).astype(np.float32, copy=False)
 
 
 def _bytes_of(tensor: Any) -> Any:
     held = _on_host(tensor)
     if not isinstance(held, np.ndarray | np.generic):
-        if _dtype(held) == "bfloat16":  # NumPy has no such dtype: the same bits as integers
+        if str(held.dtype) == "torch.bfloat16":  # NumPy has none: the same bits as integers
             held = held.contiguous().view(_twin(held, "int16"))
         held = held.numpy()
     little = np.asarray(held, np.asarray(held).dtype.newbyteorder("<"))

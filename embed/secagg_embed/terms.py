@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Literal
 
 from secagg.choice import choose_scheme
@@ -13,7 +15,10 @@ from secagg.identity import Roster
 from secagg.layout import Layout
 from secagg.plan import RoundPlan, Suite
 from secagg_embed.exchange import CoordinatedRound
+from secagg_embed.folder import as_roster
 from secagg_embed.tensors import Tensors, layout_of, model_digest, require_finite_model
+
+_SCHEMES = ("masking", "ckks", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,9 @@ class Terms:
     weight of a tenant (number of examples); what exceeds it counts as much as it. `scheme` "auto"
     takes the cheaper one (`secagg.choice`). `max_colluders` and `min_survivors` have
     `RoundPlan.create`'s defaults, and `dropout` is the fraction that is expected to fall silent.
+
+    Raises:
+        ConfigError: one of them is of another kind, or out of its range.
     """
 
     clip: float
@@ -37,27 +45,37 @@ class Terms:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_weight, int):
-            raise ConfigError(f"max_weight is {self.max_weight!r}; weights are whole numbers")
+        for name in ("value_bits", "max_weight", "max_colluders", "min_survivors"):
+            if (given := getattr(self, name)) is not None or name in ("value_bits", "max_weight"):
+                object.__setattr__(self, name, _whole(name, given))
+        for name in ("clip", "dropout"):
+            object.__setattr__(self, name, _real(name, getattr(self, name)))
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; give a fraction, from 0 to below 1")
+        if self.scheme not in _SCHEMES:
+            raise ConfigError(f"scheme is {self.scheme!r}; choose of {list(_SCHEMES)}")
+        Quantiser(self.clip, self.value_bits)
 
     def plan(
         self,
-        roster: Roster,
+        roster: Roster | Path | str,
         layout: Layout,
         model_digest: bytes,
         *,
         round_number: int,
         cohort: tuple[str, ...] | None = None,
     ) -> RoundPlan:
-        """The plan of one round over `cohort` (default: the whole roster).
+        """The plan of one round over `cohort` (default: the whole `roster`, which may be a file).
 
         Raises:
             ConfigError: no honest tenant could accept such a plan; the message says why.
         """
+        if isinstance(cohort, str):
+            raise ConfigError(f"the cohort is {cohort!r}; give a tuple of names")
         make = partial(
             RoundPlan.create,
-            roster,
-            round_number=round_number,
+            as_roster(roster),
+            round_number=_whole("round_number", round_number),
             layout=layout,
             quantiser=Quantiser(self.clip, self.value_bits),
             model_digest=model_digest,
@@ -74,7 +92,7 @@ class Terms:
 
     def round(
         self,
-        roster: Roster,
+        roster: Roster | Path | str,
         tensors: Tensors,
         *,
         round_number: int,
@@ -88,10 +106,11 @@ class Terms:
         Raises:
             ConfigError: as `plan`, or there is nothing in `tensors` to average.
         """
+        known = as_roster(roster)
         layout, digest = layout_of(tensors), model_digest(tensors, settings)
         require_finite_model(tensors, layout)
-        plan = self.plan(roster, layout, digest, round_number=round_number, cohort=cohort)
-        return CoordinatedRound(plan, roster)
+        plan = self.plan(known, layout, digest, round_number=round_number, cohort=cohort)
+        return CoordinatedRound(plan, known)
 
 
 def next_round_number(last: int, now_s: float) -> int:
@@ -101,3 +120,15 @@ def next_round_number(last: int, now_s: float) -> int:
     that keep nothing between them can still tell a number that nobody used: the time.
     """
     return max(last + 1, int(now_s))
+
+
+def _whole(name: str, given: object) -> int:
+    if isinstance(given, bool) or not isinstance(given, Integral):
+        raise ConfigError(f"{name} is {given!r}; give a whole number")
+    return int(given)
+
+
+def _real(name: str, given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise ConfigError(f"{name} is {given!r}; give a number")
+    return float(given)

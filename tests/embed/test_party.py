@@ -3,9 +3,11 @@
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from secagg.errors import ConfigError, MalformedMessage, SpentInput, Step, UsageError
 from secagg.plan import RoundPlan
@@ -22,6 +24,7 @@ from secagg_embed import (
     run_round,
 )
 from secagg_embed.folder import FolderRounds
+from secagg_embed.party import examples_in
 from secagg_embed.plain import refusing
 from secagg_embed.wire import UNABLE, Declined, Said
 from tests.embed.conftest import MODEL, NAMES, Federation, InMemory, is_mean
@@ -422,7 +425,63 @@ def test_what_goes_wrong_in_a_training_is_for_this_tenants_log_alone(
     with federation.party("ada") as party:
         told = reply_to(party, requests["ada"], train, MODEL)
     assert declined(told) == UNABLE
-    assert "Traceback" in caplog.text
+    assert "has left it" in caplog.text
+    assert ("Traceback" in caplog.text) == (wrong == "exception")  # where it lies in your code
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (None, "train returned NoneType"),
+        (dict(MODEL), "train returned dict"),
+        ((torch.nn.Linear(4, 3), 10), "arrays maps every name"),
+        ((dict(MODEL), 10, {"loss": 0.1}), "train returned tuple"),
+        *(
+            ((dict(MODEL), examples), "no whole number of 1 or more")
+            for examples in (None, "10", 0, -3, 2.5, float("nan"), float("inf"), np.zeros(2))
+        ),
+    ],
+)
+def test_what_is_no_trained_model_is_said_in_one_line_at_the_tenant(
+    federation: Federation, caplog: pytest.LogCaptureFixture, returned: Any, said: str
+) -> None:
+    requests = until(federation.round(), federation, Step.MASKED_INPUT)
+    with federation.party("ada") as party:
+        told = reply_to(party, requests["ada"], lambda plan: returned, MODEL)
+    assert declined(told) == UNABLE
+    assert said in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("examples", [10, np.int64(10), 10.0, torch.tensor(10), np.array(10)])
+def test_examples_may_be_counted_by_whatever_counts(examples: Any) -> None:
+    assert examples_in(examples) == 10
+
+
+def test_a_closed_party_says_so_and_closes_twice(federation: Federation) -> None:
+    request = federation.round().begin()["ada"]
+    with federation.party("ada") as party:
+        party.close()
+        with pytest.raises(UsageError, match="closed"):
+            party.answer(request)
+    with federation.party("ada") as again:
+        again.answer(request)
+
+
+def test_a_folder_that_cannot_be_opened_is_not_held(federation: Federation) -> None:
+    """The ledger's lock would else stay with the process, and say that it is in use."""
+    rounds = federation.folders["ada"] / "rounds"
+    rounds.write_text("a file")
+    with pytest.raises(ConfigError, match="has to be a folder"):
+        federation.party("ada")
+    rounds.unlink()
+    with federation.party("ada") as party:
+        assert party.tenant == "ada"
+
+
+def test_no_folder_is_said_to_be_none() -> None:
+    with pytest.raises(ConfigError, match="None is no folder"):
+        Party.open(None)  # type: ignore[arg-type]
 
 
 def test_folders_of_new_tenants_know_one_another(tmp_path: Path) -> None:
@@ -439,6 +498,13 @@ def test_the_same_tenants_again_are_the_same_folders(tmp_path: Path) -> None:
     keys = [(folder / "identity.seed").read_bytes() for folder in folders.values()]
     assert make_tenants(str(tmp_path), ("a", "b", "c")) == folders
     assert [(folder / "identity.seed").read_bytes() for folder in folders.values()] == keys
-    for others in (("a", "b"), ("a", "b", "d"), "abc"):
-        with pytest.raises(ConfigError):
+    for others in (("a", "b"), ("a", "b", "d"), ("a", "b", "c", "d")):
+        with pytest.raises(ConfigError, match="the same names again"):
             make_tenants(tmp_path, others)
+
+
+@pytest.mark.parametrize("names", ["abc", 3, (), ("a", "a", "b"), ("a", "b", "c d"), (1, None, "")])
+def test_names_that_cannot_be_make_no_folder(tmp_path: Path, names: Any) -> None:
+    with pytest.raises(ConfigError):
+        make_tenants(tmp_path, names)
+    assert list(tmp_path.iterdir()) == []

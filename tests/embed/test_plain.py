@@ -1,10 +1,11 @@
 """Whole rounds in one call, synchronous and asynchronous, over links that break."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from secagg.errors import ConfigError, RoundAborted, Step, TooFewSurvivors
+from secagg.errors import ConfigError, RoundAborted, Step, TooFewSurvivors, UsageError
 from secagg_embed import Requests, hello, refusing, run_round, run_round_async
 from tests.embed.conftest import NAMES, InMemory, is_mean
 
@@ -105,3 +106,32 @@ def test_tenants_hear_of_an_aborted_round() -> None:
 def test_only_a_round_can_be_declined() -> None:
     with pytest.raises(ConfigError, match="declined"):
         refusing(hello(bytes(32)))
+
+
+@pytest.mark.parametrize("attempts", [0, -1, "2", None])
+def test_nobody_is_asked_less_than_once(attempts: Any) -> None:
+    with pytest.raises(ConfigError, match="once at least"):
+        run_round(InMemory().round(), lambda requests: [], attempts=attempts)
+
+
+async def asynchronous(requests: Requests) -> list[tuple[str, bytes]]:
+    return []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda _: None, lambda requests: dict.fromkeys(requests, b""), lambda _: [b""], asynchronous],
+)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_transport_of_another_form_is_no_silence(ask: Any) -> None:
+    with pytest.raises(UsageError, match=r"\(tenant, reply\)"):
+        run_round(InMemory().round(), ask)
+
+
+def test_an_error_is_explained_once() -> None:
+    coordinated = InMemory().round()
+    with pytest.raises(TooFewSurvivors) as raised:
+        run_round(coordinated, lambda requests: [])
+    with pytest.raises(TooFewSurvivors):
+        coordinated.applied({})
+    assert len(raised.value.__notes__) == 1

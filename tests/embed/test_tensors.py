@@ -1,5 +1,6 @@
 """Named tensors: the same in NumPy and PyTorch, there and back, and refused where they differ."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,51 @@ def test_what_cannot_be_averaged_is_refused() -> None:
         unflatten(np.zeros(3), layout_of({"a": np.zeros(2)}))
 
 
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (torch.nn.Linear(2, 2), r"Linear is no dict of tensors; give its state_dict\(\)"),
+        (None, "NoneType is no dict"),
+        ([np.zeros(3)], "list is no dict"),
+        (np.zeros(3), "ndarray is no dict"),
+        ("model", "str is no dict"),
+        ({0: np.zeros(3), "a": np.zeros(3)}, "0 is no name"),
+        ({"w": torch.eye(3).to_sparse()}, r"w is sparse; give its to_dense\(\)"),
+        ({"w": torch.zeros(3, device="meta")}, "w has no values"),
+        ({"w": SimpleNamespace(dtype="float32", shape=(3,))}, "w: a SimpleNamespace is no array"),
+    ],
+)
+def test_what_is_no_dict_of_tensors_is_told_what_to_give(tensors: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        layout_of(tensors)
+    with pytest.raises(ConfigError, match=said):
+        model_digest(tensors)
+
+
+def test_the_small_change_of_a_large_float64_is_not_lost() -> None:
+    before = {"w": np.full(3, 1e6)}
+    after = {"w": before["w"] + 1e-3}
+    for convert in (dict, in_torch):
+        delta = difference(convert(after), convert(before), layout_of(before))
+        assert delta.dtype == np.float32
+        assert np.allclose(delta, 1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("convert", [dict, in_torch])
+def test_rounding_takes_no_running_variance_below_zero(convert: Any) -> None:
+    """Of a feature that is always the same the variance comes near 0, and below it all is NaN."""
+    model = {"bn.running_var": np.full(2, 1e-6, np.float32), "bn.weight": np.zeros(2, np.float32)}
+    after = added(convert(model), np.full(4, -1e-3), layout_of(model))
+    assert after["bn.running_var"].tolist() == [0, 0]
+    assert np.allclose(after["bn.weight"], -1e-3)
+    assert type(after["bn.running_var"]) is type(convert(model)["bn.running_var"])
+
+
+def test_settings_are_bytes() -> None:
+    with pytest.raises(ConfigError, match="settings are bytes of your own, and this is a dict"):
+        model_digest({"w": np.zeros(3)}, {"rate": 0.1})  # type: ignore[arg-type]
+
+
 def test_round_numbers_rise_within_a_run_and_from_run_to_run() -> None:
     assert next_round_number(0, 1_800_000_000.9) == 1_800_000_000
     assert next_round_number(1_800_000_000, 1_800_000_000.9) == 1_800_000_001
@@ -164,7 +210,45 @@ def test_terms_choose_a_scheme_and_say_what_cannot_work(federation: Any) -> None
         Terms(clip=1.0).round(
             federation.roster, {"w": np.full(3, np.nan, np.float32)}, round_number=3
         )
-    with pytest.raises(ConfigError, match="whole numbers"):
-        Terms(clip=1.0, max_weight=1e3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="value_bits"):
-        Terms(clip=1.0, value_bits=99).round(federation.roster, model, round_number=3)
+    for wrong in ("7", 1.5):
+        with pytest.raises(ConfigError, match="give a whole number"):
+            Terms(clip=1.0).round(federation.roster, model, round_number=wrong)
+    with pytest.raises(ConfigError, match="a tuple of names"):
+        Terms(clip=1.0).round(federation.roster, model, round_number=3, cohort="ada")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"clip": "1"}, "clip is '1'; give a number"),
+        ({"clip": None}, "clip is None"),
+        ({"clip": -1}, "choose a positive"),
+        ({"max_weight": 1e3}, "max_weight is 1000.0; give a whole number"),
+        ({"max_weight": None}, "max_weight is None"),
+        ({"value_bits": "16"}, "value_bits is '16'"),
+        ({"value_bits": 99}, "choose 4 to 32"),
+        ({"max_colluders": 1.0}, "max_colluders is 1.0"),
+        ({"min_survivors": "4"}, "min_survivors is '4'"),
+        ({"dropout": None}, "dropout is None"),
+        ({"dropout": 1.1}, "give a fraction"),
+        ({"scheme": "CKKS"}, "choose of"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused_where_they_are_made(
+    wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Terms(**{"clip": 1.0, **wrong})
+
+
+def test_terms_take_the_numbers_of_numpy() -> None:
+    assert Terms(clip=np.float32(1), max_weight=np.int64(5)) == Terms(clip=1.0, max_weight=5)  # type: ignore[arg-type]
+
+
+def test_a_round_takes_the_rosters_file(federation: Any) -> None:
+    file = federation.folders["ada"] / "roster.bin"
+    made = Terms(clip=1.0).round(str(file), {"w": np.zeros(3)}, round_number=3)
+    assert made.plan.roster_digest == federation.roster.digest
+    for wrong in (None, file.parent, "nowhere.bin"):
+        with pytest.raises(ConfigError, match=r"give the roster\.bin"):
+            Terms(clip=1.0).round(wrong, {"w": np.zeros(3)}, round_number=3)

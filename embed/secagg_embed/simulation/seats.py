@@ -24,6 +24,7 @@ from secagg.plan import RoundPlan
 from secagg.policy import Policy
 from secagg.testing.randomness import SeededRandomness
 from secagg_embed.party import Contribution, MemoryRounds, Party
+from secagg_embed.plain import trained_pair
 from secagg_embed.simulation.report import Cause
 from secagg_embed.simulation.tenants import Population, TenantInfo, copied, remembering
 from secagg_embed.tensors import Tensors, difference, require_model
@@ -37,7 +38,7 @@ Train = Callable[[TenantInfo, dict[str, Any], int], tuple[Mapping[str, Any], int
 
 
 class TrainingFailed(UsageError):
-    """`train` raised, or returned what cannot be a contribution; says whose, and what."""
+    """`train` raised; says where, and what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,38 +157,10 @@ class TenantSeat:
             raise TrainingFailed(f"train raised {_shown(error)}") from error
         finally:
             self._training_cpu_s = time.thread_time() - cpu
-        after, examples = _pair(returned)
+        after, examples = trained_pair(returned)
         weight = min(examples, plan.max_weight)
         self._trained = time.perf_counter() - wall, weight, examples
         return Contribution(difference(after, given.arrays, plan.layout), weight)
-
-
-def _pair(returned: Any) -> tuple[Mapping[str, Any], int]:
-    """What `train` has to return.
-
-    Raises:
-        TrainingFailed: it did not.
-    """
-    if not (isinstance(returned, tuple) and len(returned) == 2 and _is_mapping(returned[0])):
-        raise TrainingFailed(
-            f"train returned {type(returned).__name__}; it returns (arrays, examples), where "
-            "arrays maps every name to its trained array"
-        )
-    after, examples = returned
-    try:
-        count = int(examples)
-    except (TypeError, ValueError, OverflowError):
-        count = 0
-    if count < 1 or count != examples:
-        raise TrainingFailed(
-            f"train returned {type(examples).__name__} as its number of examples, and it is no "
-            "whole number of 1 or more; a tenant without data takes no part: leave it out"
-        )
-    return after, count
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _shown(error: Exception) -> str:
