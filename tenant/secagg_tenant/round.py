@@ -12,6 +12,7 @@ coordinator is told, the tenant waits for the next one.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import threading
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from secagg_wire.refusals import RoundEnded
 from secagg_wire.rehearsal import rehearse
 
 _MUCH_CLIPPING = 0.01
+_SIGNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +202,10 @@ class RoundRun:
             return kept
         await Online(tenant).before_training(version)
         tenant.log.event("training", context=self.context, done=0)
-        contribution = await tenant.training.run(
-            tenant.trainer.train, plan, version, self._training_progress
-        )
+        contribution = self._finite(await self._trained(version))
         self._raise_if_over()
-        contribution = self._finite(contribution)
         await tenant.training.run(self._add_residual, contribution, version)
+        contribution = _unspent(self._finite(contribution))  # residuals add up, too
         await tenant.training.run(self._files.write_contribution, contribution)
         await self._wait_for_slot(asyncio.get_running_loop().time() - began)
         return contribution
@@ -220,6 +220,22 @@ class RoundRun:
         if self._over.is_set():
             raise RoundAborted("the round ended while this tenant was training")
         self._tenant.log.event("training", context=self.context, done=done, of=of)
+
+    async def _trained(self, version: ModelVersion | None) -> Contribution:
+        """What training makes; nothing in place of one that failed. It may have failed for what
+        lies in the data (too few of them, tokens that the owner's model does not have), and whoever
+        gave the round up for that would tell of it."""
+        tenant, plan = self._tenant, self.plan
+        try:
+            return await tenant.training.run(
+                tenant.trainer.train, plan, version, self._training_progress
+            )
+        except (PolicyRefused, RoundAborted):
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, the round goes on
+            reason = str(error) if isinstance(error, SecaggError) else ""
+            tenant.log.failure("training_failed", error, context=self.context, reason=reason)
+            return Contribution(np.zeros(plan.layout.size, np.float32), 1)
 
     def _finite(self, contribution: Contribution) -> Contribution:
         """Nothing in place of a training that ran away: giving the round up for what may lie in
@@ -241,8 +257,9 @@ class RoundRun:
                 return
             residual = tenant.trainer.carry_residual(residual, old, version)
         # A residual is in weighted units: (w / max_weight) x is what is quantised.
-        np.multiply(residual, plan.max_weight / contribution.weight, out=residual)
-        np.add(contribution.vector, residual, out=contribution.vector)
+        with np.errstate(over="ignore", invalid="ignore"):  # `_finite` looks at it next
+            np.multiply(residual, plan.max_weight / contribution.weight, out=residual)
+            np.add(contribution.vector, residual, out=contribution.vector)
 
     async def _restored(self) -> Participant | None:
         """The participant of a round that was live when this process last ended."""
@@ -429,3 +446,17 @@ class RoundRun:
         await tenant.crypto.run(tenant.ledger.close, tenant.identity.public_key, self.context)
         tenant.round_keys.destroy(self.context)
         shutil.rmtree(self._files.folder, ignore_errors=True)
+
+
+def _unspent(contribution: Contribution) -> Contribution:
+    """The same, fit to leave again where it is nothing but zeros.
+
+    The ledger lets no vector leave twice, and a tenant that declined its second change of zero
+    would tell that it has had one. Signs of zeros are levels of nothing: they are never sent.
+    """
+    if contribution.vector.any():
+        return contribution
+    signs = np.frombuffer(os.urandom(_SIGNS), np.int8)[: len(contribution.vector)]
+    vector = np.zeros_like(contribution.vector)
+    vector[: len(signs)] = np.copysign(np.float32(0), signs.astype(np.float32))
+    return Contribution(vector, contribution.weight)

@@ -159,9 +159,13 @@ def test_a_clip_that_cuts_much_is_a_local_warning(enrolled: Enrolled, tmp_path: 
     asyncio.run(scenario())
 
 
-def test_a_training_that_ran_away_is_a_local_warning(enrolled: Enrolled, tmp_path: Path) -> None:
-    """It may come from extreme values in private data, so this tenant stays in the round."""
-    np.save(tmp_path / "away.npy", np.full(500, np.nan, np.float32))
+@pytest.mark.parametrize("value", [np.nan, 0.0, 3e38])
+def test_extreme_trainings_show_in_no_round(
+    enrolled: Enrolled, tmp_path: Path, value: float
+) -> None:
+    """They may come from private data: no number at all, no change at all, or finite values whose
+    residual leaves none to the next round. Zeros leave as often as they come."""
+    np.save(tmp_path / "away.npy", np.full(500, value, np.float32))
 
     async def scenario() -> None:
         async with federation(enrolled, tmp_path) as running:
@@ -170,9 +174,51 @@ def test_a_training_that_ran_away_is_a_local_warning(enrolled: Enrolled, tmp_pat
                 all_joined(running, tmp_path, without=("ada",)),
                 joined(running, away) as node,
             ):
-                status = await running.ended(await running.open(enrolled.plan(500)))
-                assert "ada" in status.survivors
-                assert node.heard("training_ran_away")
+                for number in (1, 2):
+                    plan = enrolled.plan(500, number)
+                    status = await running.ended(await running.open(plan))
+                    assert list(status.survivors) == list(TENANTS), (number, status.excluded)
+                    await node.until("round_ended", round=number)
+                assert bool(node.heard("training_ran_away")) == (value != 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_change_of_zero_is_sent_as_zero(enrolled: Enrolled, tmp_path: Path) -> None:
+    np.save(tmp_path / "away.npy", np.full(500, np.nan, np.float32))
+    encoded = tmp_path / "encoded"
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            away = config_of(
+                running, "ada", tmp_path, training={"file": tmp_path / "away.npy"},
+                demonstration={"encoded_dir": encoded},
+            )  # fmt: skip
+            async with all_joined(running, tmp_path, without=("ada",)), joined(running, away):
+                await running.ended(await running.open(enrolled.plan(500)))
+
+    asyncio.run(scenario())
+    assert not np.load(encoded / "round-1" / "ada.npy").any()
+
+
+def test_a_training_that_fails_shows_in_no_round(enrolled: Enrolled, tmp_path: Path) -> None:
+    """It may fail for what lies in the data, or for how many there are."""
+    (tmp_path / "broken.npy").write_bytes(b"broken")
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            broken = config_of(running, "ada", tmp_path, training={"file": tmp_path / "broken.npy"})
+            async with (
+                all_joined(running, tmp_path, without=("ada",)),
+                joined(running, broken) as node,
+            ):
+                for number in (1, 2):
+                    plan = enrolled.plan(500, number)
+                    status = await running.ended(await running.open(plan))
+                    assert list(status.survivors) == list(TENANTS), (number, status.excluded)
+                failed = await node.until("training_failed")
+                assert failed["error"] == "ConfigError"
+                assert "broken.npy" in failed["reason"]
 
     asyncio.run(scenario())
 
