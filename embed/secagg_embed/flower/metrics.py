@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,24 @@ class Metric:
 
 
 def metrics_of(bounds: Mapping[str, float]) -> tuple[Metric, ...]:
-    """One metric for each name, in the order of names."""
+    """One metric for each name, in the order of names.
+
+    Raises:
+        ConfigError: a bound that is no number above 0, or names without bounds.
+    """
+    _require_bounds(bounds)
     return tuple(Metric(name, float(bounds[name])) for name in sorted(bounds))
+
+
+def _require_bounds(bounds: object) -> None:
+    if not isinstance(bounds, Mapping):
+        raise ConfigError(
+            f"metrics is a {type(bounds).__name__}; give each name with its largest magnitude: "
+            "{'train_loss': 10.0}"
+        )
+    for name, bound in bounds.items():
+        if isinstance(bound, bool) or not isinstance(bound, Real):
+            raise ConfigError(f"metric {name!r}: its bound is {bound!r}; give a number above 0")
 
 
 def joined(model: Layout, metrics: tuple[Metric, ...]) -> Layout:

@@ -29,7 +29,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result as FlowerResult
 from flwr.serverapp.strategy import Strategy
 
-from secagg.errors import MalformedMessage, RoundAborted, SecaggError, Step
+from secagg.errors import ConfigError, MalformedMessage, RoundAborted, SecaggError, Step
 from secagg.identity import Roster
 from secagg.plan import MIN_SURVIVORS, RoundPlan
 from secagg.result import Result
@@ -42,7 +42,7 @@ from secagg_embed.flower.records import read_replies, with_requests, without_our
 from secagg_embed.flower.rounds import FlowerRound, say_goodbye
 from secagg_embed.flower.task import RunConfig, Task, only_arrays, tensors
 from secagg_embed.folder import as_roster
-from secagg_embed.tensors import added, layout_of
+from secagg_embed.tensors import added, layout_of, require_finite_model
 from secagg_embed.terms import Terms, next_round_number
 
 _log = logging.getLogger("flwr")
@@ -99,6 +99,7 @@ class SecureAggregation(Strategy):
         pace: Pace = DEFAULT_PACE,
     ) -> None:
         require_averaging(strategy)
+        _require_kinds(terms, run_config)
         self.strategy = strategy
         self.transcript = b""
         self._roster = as_roster(roster)
@@ -106,7 +107,7 @@ class SecureAggregation(Strategy):
         self._run_config = dict(run_config or {})
         self._metrics = summed.metrics_of(metrics or {})
         self._max_failed_rounds = max_failed_rounds
-        self._transcripts = None if transcripts is None else Path(transcripts)
+        self._transcripts = None if transcripts is None else _folder(Path(transcripts))
         self._pace = pace
         self._nodes = Nodes(self._roster)
         self._run = _Run()
@@ -224,13 +225,15 @@ class SecureAggregation(Strategy):
             error = RoundAborted(
                 f"{len(nodes)} of the nodes that the strategy chose are tenants of the roster, and "
                 f"{MIN_SURVIVORS} are the least that hide one another; each node's app needs "
-                "@app.train(mods=[secagg_mod]), and the node its tenant's folder; or too few were "
-                "chosen: min_available_nodes of the strategy"
+                "@app.train(mods=[secagg_mod]), before any other mod, and the node its tenant's "
+                "folder; or too few were chosen: min_available_nodes of the strategy"
             )
             for node, reason in self._nodes.strangers.items():
                 error.add_note(f"node {node}: {reason}")
             raise error
-        model = layout_of(tensors(only_arrays(task.content, "the strategy's training message")))
+        arrays = tensors(only_arrays(task.content, "the strategy's training message"))
+        model = layout_of(arrays)
+        require_finite_model(arrays, model)
         # Of the process, not of this strategy: another one may have begun in the same second.
         SecureAggregation._last_number = next_round_number(self._last_number, time.time())
         return self._terms.plan(
@@ -373,9 +376,26 @@ class SecureAggregation(Strategy):
             self._farewells.update(round_.endings())
         self.transcript = round_.coordinated.transcript
         if self._transcripts is not None:
-            self._transcripts.mkdir(parents=True, exist_ok=True)
             name = f"round-{round_.coordinated.plan.round_number}.transcript"
             (self._transcripts / name).write_bytes(self.transcript)
+
+
+def _require_kinds(terms: object, run_config: object) -> None:
+    """Said where the strategy is made, and not in the middle of a run."""
+    if not isinstance(terms, Terms):
+        raise ConfigError(f"terms is a {type(terms).__name__}; give Terms(clip=..., ...)")
+    if not isinstance(run_config, Mapping | None):
+        raise ConfigError(
+            f"run_config is a {type(run_config).__name__}; give context.run_config of the ServerApp"
+        )
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"transcripts: cannot make the folder {path}: {error.strerror}") from None
+    return path
 
 
 def in_kind(after: ArrayRecord, before: ArrayRecord) -> ArrayRecord:

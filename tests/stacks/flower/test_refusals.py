@@ -15,6 +15,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 
@@ -406,6 +407,51 @@ def test_every_strategy_of_flower_averages_or_is_refused(federation: Federation,
     else:
         with pytest.raises(ConfigError, match=name):
             federation.strategy(inner, federation.grid())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"terms": {"clip": 1.0}}, "terms is a dict; give Terms"),
+        ({"run_config": object()}, "give context.run_config"),
+        ({"metrics": ["train_loss"]}, "metrics is a list"),
+        ({"metrics": {"train_loss": "10"}}, "its bound is '10'"),
+        ({"metrics": {"train_loss": 0}}, "above 0"),
+        ({"transcripts": "/dev/null"}, "cannot make the folder"),
+        ({"roster": None}, "give the roster.bin"),
+    ],
+)
+def test_what_cannot_work_is_refused_where_the_strategy_is_made(
+    federation: Federation, given: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        federation.strategy(FedAvg(), federation.grid(), **given)
+
+
+def test_a_model_that_has_diverged_is_named_before_anybody_is_asked(
+    federation: Federation,
+) -> None:
+    grid = federation.grid()
+    broken = {**MODEL, "head.bias": np.full(3, np.nan, np.float32)}
+    with pytest.raises(ConfigError, match=r"NaN or infinite values in \['head.bias'\]"):
+        federation.strategy(FedAvg(), grid).start(grid, arrays_of(broken), num_rounds=1)
+    assert not any(UPLOAD in reply.content for reply in grid.replied)
+
+
+def test_another_mod_before_ours_is_told_of(federation: Federation) -> None:
+    """It meets messages that are no training, and none of them has a model."""
+    noise = LocalDpMod(1.0, 0.1, 1.0, 1e-5)
+    text = error_of(federation, federation.grid(app=client_app(mods=[noise, secagg_mod])))
+    assert "mods=[secagg_mod]), before any other mod" in text
+    assert "LocalDpMod expects exactly one ArrayRecord" in text
+
+
+def test_another_mod_after_ours_changes_what_the_training_returns(federation: Federation) -> None:
+    noise = LocalDpMod(1.0, 0.1, 1.0, 1e-5)
+    grid = federation.grid(app=client_app(mods=[secagg_mod, noise]))
+    strategy = federation.strategy(FedAvg(fraction_evaluate=0.0), grid)
+    result = strategy.start(grid, arrays_of(MODEL), num_rounds=1)
+    assert not np.array_equal(result.arrays["head.bias"].numpy(), MODEL["head.bias"])
 
 
 def test_what_is_no_strategy_is_refused(federation: Federation) -> None:
