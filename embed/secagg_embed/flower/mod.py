@@ -115,7 +115,7 @@ class SecaggMod:
                 replies = self._answer(context, requests, None)
         except SecaggError as error:  # it can be asked again; the evaluation is not its business
             _log.warning("secagg: %s", error)
-        answer = call_next(message, context)
+        answer = _message(call_next(message, context))
         if answer.has_error():
             return answer
         if answer.content.array_records:
@@ -183,9 +183,15 @@ def _called(call_next: ClientAppCallable, message: Message, context: Context) ->
     metadata = message.metadata
     group, metadata.group_id = metadata.group_id, ""
     try:
-        return call_next(message, context)
+        return _message(call_next(message, context))
     finally:
         metadata.group_id = group
+
+
+def _message(answer: object) -> Message:
+    if not isinstance(answer, Message):
+        raise UsageError(f"the app returned a {type(answer).__name__}; return a Message")
+    return answer
 
 
 class _TrainingFailed(Exception):

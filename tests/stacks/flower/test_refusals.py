@@ -148,6 +148,7 @@ def other_dtype() -> ArrayRecord:
         (returning(other_dtype), "head.bias: (3,) float32 in the round, (3,) float64 given"),
         (returning(lambda: arrays_of(MODEL), MetricRecord({"loss": 1.0})), "num-examples"),
         (returning(lambda: arrays_of(MODEL), MetricRecord({"num-examples": 0})), "at least 1"),
+        (client_app(lambda message, context: None), "the app returned a NoneType"),  # type: ignore[arg-type, return-value]
     ],
 )
 def test_a_train_function_that_returns_something_else_is_told_what(
