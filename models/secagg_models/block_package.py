@@ -146,11 +146,22 @@ def read_block_files(folder: Path, names: Collection[str], meta: Mapping[str, An
     """Load a block whose files `names` were held against the manifest that says `meta`.
 
     Raises:
-        ConfigError: anything is not as `meta` says, or asks for code.
+        ConfigError: anything is not as `meta` says, or asks for code; or the tokeniser has tokens
+            that the model has not: who holds text with such a one in it could not train on it.
     """
     said = BlockMeta.from_json(meta)
     model, tokenizer = read_model_files(folder, names, said.described)
+    last, rows = max(tokenizer.get_vocab().values(), default=0), _embeddings_of(model)
+    if last >= rows:
+        raise ConfigError(
+            f"package {folder}: its tokeniser has token {last}, and the model only {rows} tokens"
+        )
     return LoadedBlock(model, tokenizer, said)
+
+
+def _embeddings_of(model: Any) -> int:
+    inner = getattr(model, "encoder", model)
+    return int(inner.get_input_embeddings().num_embeddings)
 
 
 def card(meta: BlockMeta) -> str:

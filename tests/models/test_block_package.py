@@ -66,6 +66,15 @@ def test_a_manifest_that_is_no_blocks_is_refused(tmp_path: Path) -> None:
     assert BlockMeta.from_json(good) == meta
 
 
+def test_a_token_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
+    """Whoever's text has it could not train, and its owner would see who that is."""
+    full = owned("llama")
+    full.tokenizer.add_tokens([f"project {name}" for name in "abcdefghij"])
+    meta = write_block_files(tmp_path / "b", full, CUT, signed=True)
+    with pytest.raises(ConfigError, match="token 265, and the model only 264"):
+        read(tmp_path / "b", meta.to_json())
+
+
 @pytest.mark.parametrize(
     ("cut", "said"),
     [

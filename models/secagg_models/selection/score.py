@@ -81,13 +81,18 @@ def latent_errors(
 def _left_out_errors(
     given: NDArray[np.float64], wanted: NDArray[np.float64], ridge: float
 ) -> NDArray[np.float32]:
-    """Errors of ridge regression, each row predicted from all others (Allen 1974's PRESS)."""
+    """Errors of ridge regression, each row predicted from all others (Allen 1974's PRESS).
+
+    NaN for rows that are not finite, which say nothing about the others.
+    """
+    finite = np.isfinite(given.sum(1) + wanted.sum(1))
+    given, wanted = np.where(finite[:, None], given, 0), np.where(finite[:, None], wanted, 0)
     given = (given - given.mean(0)) / (given.std(0) + 1e-9)
     given = np.concatenate([given, np.ones((len(given), 1))], 1)
     gram = given.T @ given + ridge * len(given) * np.eye(given.shape[1])
     hat = given @ np.linalg.solve(gram, given.T)
     errors = (wanted - hat @ wanted) / (1 - np.diag(hat))[:, None]
-    return np.asarray(np.linalg.norm(errors, axis=1), np.float32)
+    return np.where(finite, np.linalg.norm(errors, axis=1), np.nan).astype(np.float32)
 
 
 def _pieces(rows: Rows, size: int) -> list[Rows]:

@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from secagg_models import lora, train
+from secagg_models import families, lora, train
 from secagg_models.selection.band import Band
 from secagg_models.selection.choice import SurpriseBand, Uniform
 from secagg_models.selection.pool import SeriesPool, TokenPool
-from secagg_models.selection.score import LatentError, Loss, LossGap, Signal, window_losses
+from secagg_models.selection.score import (
+    LatentError,
+    Loss,
+    LossGap,
+    Signal,
+    latent_errors,
+    window_losses,
+)
 from secagg_models.selection.state import BandState
 from secagg_models.series.stream import Series, stream_of
 from secagg_models.text import TokenStream
@@ -83,6 +90,25 @@ def test_losses_that_are_no_numbers_stop_nothing(tiny_model: Any, adapter: lora.
         parameter.data.fill_(float("nan"))
     drawn = [band.batch_at(model, TRAINING, step) for step in range(TRAINING.steps)]
     assert all(isinstance(batch, torch.Tensor) and len(batch) == 4 for batch in drawn)
+
+
+def test_a_window_whose_state_is_no_number_says_nothing_about_the_others(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, rows = TokenPool(streams()["rare"], CONTEXT), np.arange(20)
+    whole = families.hidden_of
+
+    def spoilt(output: Any) -> torch.Tensor:
+        """As an encoder that overflows wherever a rare window is."""
+        hidden = whole(output).clone()
+        hidden[0] = torch.inf
+        return hidden
+
+    monkeypatch.setattr(families, "hidden_of", spoilt)
+    errors = latent_errors(tiny_model, pool, rows, TRAINING, 0.1)
+    broken = np.arange(20) % TRAINING.batch == 0
+    assert np.isnan(errors[broken]).all()
+    assert np.isfinite(errors[~broken]).all()
 
 
 def test_a_regime_that_recurs_is_released_and_glitches_stay_in_quarantine(
