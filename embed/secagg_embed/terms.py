@@ -113,6 +113,16 @@ class Terms:
         return CoordinatedRound(plan, known)
 
 
+def require_terms(given: object) -> None:
+    """Demand `Terms` where an adapter is made, and not in the middle of its first round.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(given, Terms):
+        raise ConfigError(f"terms is a {type(given).__name__}; give Terms(clip=..., ...)")
+
+
 def next_round_number(last: int, now_s: float) -> int:
     """A number above `last` and above those of earlier runs: the second of the Unix clock.
 

@@ -43,7 +43,7 @@ from secagg_embed.flower.rounds import FlowerRound, say_goodbye
 from secagg_embed.flower.task import RunConfig, Task, only_arrays, tensors
 from secagg_embed.folder import as_roster
 from secagg_embed.tensors import added, layout_of, require_finite_model
-from secagg_embed.terms import Terms, next_round_number
+from secagg_embed.terms import Terms, next_round_number, require_terms
 
 _log = logging.getLogger("flwr")
 
@@ -99,7 +99,8 @@ class SecureAggregation(Strategy):
         pace: Pace = DEFAULT_PACE,
     ) -> None:
         require_averaging(strategy)
-        _require_kinds(terms, run_config)
+        require_terms(terms)
+        _require_config(run_config)
         self.strategy = strategy
         self.transcript = b""
         self._roster = as_roster(roster)
@@ -380,13 +381,10 @@ class SecureAggregation(Strategy):
             (self._transcripts / name).write_bytes(self.transcript)
 
 
-def _require_kinds(terms: object, run_config: object) -> None:
-    """Said where the strategy is made, and not in the middle of a run."""
-    if not isinstance(terms, Terms):
-        raise ConfigError(f"terms is a {type(terms).__name__}; give Terms(clip=..., ...)")
-    if not isinstance(run_config, Mapping | None):
+def _require_config(given: object) -> None:
+    if not isinstance(given, Mapping | None):
         raise ConfigError(
-            f"run_config is a {type(run_config).__name__}; give context.run_config of the ServerApp"
+            f"run_config is a {type(given).__name__}; give context.run_config of the ServerApp"
         )
 
 

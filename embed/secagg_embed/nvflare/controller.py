@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,13 @@ class SecureFedAvgController(ModelController):
         self.roster = roster
         self.terms = asdict(terms) if isinstance(terms, Terms) else terms
         _terms_of(self.terms)
+        _require_numbers(
+            num_rounds=num_rounds, exchange_timeout=exchange_timeout,
+            training_timeout=training_timeout, min_responses=min_responses,
+            wait_time_after_min_received=wait_time_after_min_received,
+            max_failed_rounds=max_failed_rounds,
+        )  # fmt: skip
+        _require_dicts(model=model, settings=settings)
         self.num_rounds = num_rounds
         self.model = model
         self.save_filename = save_filename
@@ -192,6 +200,18 @@ def _terms_of(given: dict[str, Any]) -> Terms:
         return Terms(**given)
     except TypeError as error:
         raise ConfigError(f"terms: {error}; see secagg_embed.Terms") from None
+
+
+def _require_numbers(**given: object) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or value < 0:
+            raise ConfigError(f"{name} is {value!r}; give a number, 0 or more")
+
+
+def _require_dicts(**given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, Mapping | None):
+            raise ConfigError(f"{name} is a {type(value).__name__}; give a dict with names")
 
 
 class TaskSites:

@@ -45,6 +45,12 @@ class SecureExecutor(Executor):
         super().__init__()
         if (executor is None) == (train is None):
             raise ConfigError("give SecureExecutor either an executor or a function that trains")
+        if executor is not None and not isinstance(executor, Executor):
+            raise ConfigError(
+                f"executor is {_named(executor)}; give an object of an Executor's class"
+            )
+        if train is not None and not callable(train):
+            raise ConfigError(f"train is {_named(train)}; give a function of the weights")
         self.executor = executor
         self.train = train
         self.weight_key = weight_key
@@ -95,6 +101,10 @@ class SecureExecutor(Executor):
             return executor.execute(task_name, task, fl_ctx, abort_signal)
 
         return train
+
+
+def _named(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
 
 
 def _require_named(planned: object, task_name: str) -> None:

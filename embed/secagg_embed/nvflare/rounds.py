@@ -20,7 +20,7 @@ from secagg.identity import Roster
 from secagg_embed.exchange import CoordinatedRound, Requests, hello, read_hello
 from secagg_embed.nvflare.shareables import Message, Settings, settings_bytes
 from secagg_embed.tensors import Tensors, added
-from secagg_embed.terms import Terms, next_round_number
+from secagg_embed.terms import Terms, next_round_number, require_terms
 from secagg_embed.wire import Reply
 
 log = logging.getLogger("secagg_embed")
@@ -84,6 +84,7 @@ class ProtectedRounds:
     def __init__(
         self, sites: Sites, roster: Roster, terms: Terms, patience: Patience | None = None
     ) -> None:
+        require_terms(terms)
         self.strangers: dict[str, str] = {}
         self._sites = sites
         self._roster = roster

@@ -241,5 +241,6 @@ def require_weights(dxo: object) -> DXO:
         return dxo
     kind = dxo.data_kind if isinstance(dxo, DXO) else type(dxo).__name__
     raise ConfigError(
-        f"the training returned {kind}; return a DXO of WEIGHTS or WEIGHT_DIFF, or an FLModel"
+        f"the training returned {kind}; return a DXO of WEIGHTS or WEIGHT_DIFF, an FLModel, or "
+        "(weights by name, number of examples)"
     )

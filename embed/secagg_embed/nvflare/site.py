@@ -100,10 +100,14 @@ def answer(party: Party, message: Message, train: Train, *, weight_key: str = ST
         return party.answer(request)
     try:
         return party.answer(request, contribute)
-    except (SecaggError, _TrainingFailed):
+    except SecaggError as error:
         # A warning: NVFLARE's kits stream what is logged as an error to the server.
-        log.warning("this site left the round: its update could not be made", exc_info=True)
-        return Reply.decode(refusing(request))
+        log.warning("this site left the round, its update could not be made: %s", error)
+    except _TrainingFailed as error:
+        log.warning(
+            "this site left the round: its training raised an error", exc_info=error.__cause__
+        )
+    return Reply.decode(refusing(request))
 
 
 class _TrainingFailed(Exception):

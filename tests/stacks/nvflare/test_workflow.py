@@ -354,6 +354,7 @@ def test_an_aborted_job_ends_at_once(federation: Federation) -> None:
         (lambda a, b, n: weights(a, b, 0), "NUM_STEPS_CURRENT_ROUND"),
         (lambda a, b, n: weights(a, b, float("nan")), "NUM_STEPS_CURRENT_ROUND"),
         (lambda a, b, n: weights(a, b, "12"), "NUM_STEPS_CURRENT_ROUND"),
+        (lambda a, b, n: (a, None), "(weights by name, number of examples)"),
     ],
 )
 def test_what_cannot_be_averaged_is_named(
@@ -433,6 +434,40 @@ def test_an_update_without_a_model_is_not_given(
     require_mean(succeeded(job), first_model(), left)
     assert trainer.given == []
     assert "sent no model with it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"terms": {"clip": "1"}}, "clip is '1'"),
+        ({"terms": {"klip": 1.0}}, "klip"),
+        ({"num_rounds": "2"}, "num_rounds is '2'; give a number"),
+        ({"exchange_timeout": "30"}, "exchange_timeout is '30'"),
+        ({"min_responses": -1}, "min_responses is -1"),
+        ({"settings": [0.1]}, "settings is a list"),
+        ({"model": np.zeros(3)}, "model is a ndarray; give a dict"),
+    ],
+)
+def test_what_cannot_work_is_refused_where_the_job_is_made(
+    federation: Federation, given: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        SecureFedAvgController(**{"roster": federation.roster, "terms": {"clip": 1.0}, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"executor": Trainer}, "executor is the class Trainer"),
+        ({"executor": trained}, "executor is a function"),
+        ({"train": "train.py"}, "train is a str"),
+    ],
+)
+def test_what_cannot_train_is_refused_where_the_job_is_made(
+    given: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        SecureExecutor(**given)
 
 
 def test_an_executor_is_needed_and_one_is_enough() -> None:
