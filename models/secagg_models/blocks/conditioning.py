@@ -95,10 +95,10 @@ class Conditioning(nn.Module):
         kept = range(len(shape.norms)) if held is None else held
         with torch.random.fork_rng(devices=[]):
             parts = {}
-            for block in range(len(shape.norms)):  # the same draws whichever are held
+            for block in kept:  # a seed of its own: the same draws whichever others are held
                 torch.manual_seed(seed * 1_000_003 + block)
                 parts[str(block)] = BlockConditioning(shape, block, into_std)
-        self.blocks = nn.ModuleDict({name: parts[name] for name in map(str, kept)})
+        self.blocks = nn.ModuleDict(parts)
 
     def of(self, block: int) -> BlockConditioning:
         """One block's. Raises: ConfigError if it is not held."""

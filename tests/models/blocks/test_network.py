@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from secagg.errors import ConfigError
 from secagg_models.blocks import network as networks
 from secagg_models.blocks import tasks
-from secagg_models.blocks.conditioning import norms_of
+from secagg_models.blocks.conditioning import BlockConditioning, norms_of
 from secagg_models.blocks.network import BlockNetwork, block_parameters, divide, hold_one
 from secagg_models.blocks.tasks import Batch, NextToken
 from secagg_models.families import layer_prefix, layers_of, only_layers, with_layers
@@ -144,6 +145,26 @@ def test_one_block_alone_passes_as_it_does_in_the_whole_model(kind: str) -> None
         passed(alone, 0, batch, z)
     with pytest.raises(ConfigError, match="prefix"):
         passed(alone, 1, batch, z, prefix=True)
+
+
+def test_of_a_model_that_is_said_to_have_many_blocks_only_the_one_held_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An owner says how many there are: what is made for each would be memory for the asking."""
+    made: list[int] = []
+    own = BlockConditioning.__init__
+
+    def counted(self: BlockConditioning, shape: Any, block: int, into_std: float) -> None:
+        made.append(block)
+        own(self, shape, block, into_std)
+
+    monkeypatch.setattr(BlockConditioning, "__init__", counted)
+    whole = network_of("tokens")
+    cut = copy.deepcopy(whole.model)
+    with_layers(cut, list(layers_of(cut))[:1])
+    made.clear()
+    hold_one(cut, whole.task, 7, tuple((layer,) for layer in range(4096)))
+    assert made == [7]
 
 
 def test_blocks_share_no_tensor_and_together_hold_all_layers() -> None:
