@@ -47,7 +47,7 @@ class Terms:
     def __post_init__(self) -> None:
         for name in ("value_bits", "max_weight", "max_colluders", "min_survivors"):
             if (given := getattr(self, name)) is not None or name in ("value_bits", "max_weight"):
-                object.__setattr__(self, name, _whole(name, given))
+                object.__setattr__(self, name, whole(name, given))
         for name in ("clip", "dropout"):
             object.__setattr__(self, name, _real(name, getattr(self, name)))
         if not 0 <= self.dropout < 1:
@@ -75,7 +75,7 @@ class Terms:
         make = partial(
             RoundPlan.create,
             as_roster(roster),
-            round_number=_whole("round_number", round_number),
+            round_number=whole("round_number", round_number),
             layout=layout,
             quantiser=Quantiser(self.clip, self.value_bits),
             model_digest=model_digest,
@@ -132,7 +132,12 @@ def next_round_number(last: int, now_s: float) -> int:
     return max(last + 1, int(now_s))
 
 
-def _whole(name: str, given: object) -> int:
+def whole(name: str, given: object) -> int:
+    """The whole number that a setting has to be, NumPy's too.
+
+    Raises:
+        ConfigError: it is none.
+    """
     if isinstance(given, bool) or not isinstance(given, Integral):
         raise ConfigError(f"{name} is {given!r}; give a whole number")
     return int(given)

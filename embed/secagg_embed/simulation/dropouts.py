@@ -8,7 +8,7 @@ the sum already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ class RandomDropouts:
     steps: tuple[Step, ...] = tuple(Step)
 
     def __post_init__(self) -> None:
+        _require_steps(self.steps)
         if not 0 <= self.fraction <= 1 or not self.steps:
             raise ConfigError(
                 f"dropouts: a fraction of {self.fraction} at {len(self.steps)} steps; give one "
@@ -54,6 +55,9 @@ class ChosenDropouts:
 
     tenants: Silent
 
+    def __post_init__(self) -> None:
+        _require_steps(self.tenants.values())
+
     def require_known(self, tenants: Sequence[str]) -> None:
         """Demand that they are tenants of the simulation.
 
@@ -76,12 +80,22 @@ def dropouts_of(given: float | Silent | Dropouts) -> Dropouts:
     """A fraction, or a mapping of tenants to steps, as `Dropouts`.
 
     Raises:
-        ConfigError: not a fraction.
+        ConfigError: neither of them.
     """
     match given:
         case RandomDropouts() | ChosenDropouts():
             return given
         case Mapping():
             return ChosenDropouts(given)
-        case _:
+        case float() | int() if not isinstance(given, bool):
             return RandomDropouts(given)
+        case _:
+            raise ConfigError(
+                f"dropouts are {given!r}; give a fraction, or tenants with the first step that "
+                "they do not answer"
+            )
+
+
+def _require_steps(given: Iterable[object]) -> None:
+    if strange := [one for one in given if one not in tuple(Step)]:
+        raise ConfigError(f"dropouts: {strange[0]!r} is no step; give Step.MASKED_INPUT, say")

@@ -30,8 +30,15 @@ from secagg_embed.simulation.progress import Progress, RoundBegan, RoundEnded, s
 from secagg_embed.simulation.report import Cause, RoundReport, some
 from secagg_embed.simulation.seats import Given, Job, Train, TrainingFailed
 from secagg_embed.simulation.tenants import Population
-from secagg_embed.tensors import Tensors, added, layout_of, model_digest, unflatten
-from secagg_embed.terms import Terms
+from secagg_embed.tensors import (
+    Tensors,
+    added,
+    layout_of,
+    model_digest,
+    require_finite_model,
+    unflatten,
+)
+from secagg_embed.terms import Terms, require_terms, whole
 
 Apply = Callable[[Tensors, dict[str, NDArray[np.floating[Any]]], int], Mapping[str, Any]]
 """`apply(arrays, mean, round) -> arrays`: the server's step. `mean` has the weighted mean change of
@@ -69,10 +76,13 @@ class Simulation:
         policy: Callable[[bytes], Policy] | None = None,
         remember: bool = True,
     ) -> None:
+        require_terms(terms)
+        _require_functions(train=train, apply=apply, policy=policy, progress=progress)
+        _require_executor(executor)
+        self._layout = layout_of(start)
         self.arrays: Mapping[str, Any] = dict(start)
         self.terms = terms
         self.result: Result | None = None
-        self._layout = layout_of(start)
         self._population = Population.of(tenants, seed)
         self._roster = self._population.roster(committee=terms.scheme != "masking")
         self._executor = executor or InProcess()
@@ -126,6 +136,7 @@ class Simulation:
             TrainingFailed: nobody's training succeeded.
             RoundAborted, ProtocolError: nothing was opened; says why, and who left and why.
         """
+        count = whole("count", count)
         gone = dropouts_of(dropouts)
         gone.require_known(self.tenants)
         return self._rounds(count, gone, self._names_in(sample), keep_going)
@@ -165,6 +176,7 @@ class Simulation:
         return report
 
     def _plan(self, cohort: tuple[str, ...]) -> RoundPlan:
+        require_finite_model(self.arrays, self._layout)
         return self.terms.plan(
             self._roster, self._layout, model_digest(self.arrays),
             round_number=self._round, cohort=cohort,
@@ -185,9 +197,9 @@ class Simulation:
         everybody, seed = self._population.names, self._population.seed
         if sample is None:
             return lambda number: everybody
-        if not 3 <= sample <= len(everybody):
+        size = whole("sample", sample)
+        if not 3 <= size <= len(everybody):
             raise ConfigError(f"a sample of {sample} of {len(everybody)} tenants; give 3 or more")
-        size = sample
 
         def drawn(number: int) -> tuple[str, ...]:
             draw = np.random.default_rng((seed, number, _SAMPLE))
@@ -199,12 +211,25 @@ class Simulation:
 _SAMPLE = 0x5A
 
 
+def _require_functions(*, train: object, **optional: object) -> None:
+    given = {name: value for name, value in optional.items() if value is not None}
+    for name, value in {"train": train, **given}.items():
+        if not callable(value):
+            raise ConfigError(f"simulation: {name} is a {type(value).__name__}; give a function")
+
+
+def _require_executor(given: object) -> None:
+    if given is not None and (isinstance(given, type) or not hasattr(given, "open")):
+        raise ConfigError(f"simulation: executor is {given!r}; give OnRay(), for instance, or none")
+
+
 def _kept(before: Tensors, after: Tensors) -> dict[str, Any]:
     """What `apply` returned, in the dtypes that the model has.
 
     Raises:
         ConfigError: other names or shapes.
     """
+    _require_arrays(after)
     wrong = [
         name
         for name in sorted(before.keys() | after.keys())
@@ -220,6 +245,11 @@ def _kept(before: Tensors, after: Tensors) -> dict[str, Any]:
         else np.asarray(after[name], array.dtype)
         for name, array in before.items()
     }
+
+
+def _require_arrays(returned: object) -> None:
+    if not isinstance(returned, Mapping):
+        raise ConfigError(f"apply returned a {type(returned).__name__}; it returns the new arrays")
 
 
 def _default_policy(terms: Terms) -> Callable[[bytes], Policy]:

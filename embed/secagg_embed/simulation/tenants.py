@@ -6,7 +6,7 @@ every upload. That makes runs repeatable, and it is why none of these keys is of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from secagg.errors import ConfigError
 from secagg.identity import Identity, IdentitySeed, Member, Roster, signing_input
 from secagg.testing.randomness import SeededRandomness
+from secagg_embed.terms import whole
 
 _COMMITTEE = 64
 
@@ -52,17 +53,17 @@ class Population:
         """So many tenants t000, t001, ..., or these.
 
         Raises:
-            ConfigError: too few, or two with one name.
+            ConfigError: too few, or two with one name; or neither a number nor names.
         """
-        names = tuple(sorted(_numbered(tenants) if isinstance(tenants, int) else tenants))
+        names = _names(tenants)
         if len(names) < 3 or len(set(names)) != len(names):
             raise ConfigError(
                 f"simulation: {len(names)} tenants, {len(set(names))} of them distinct; give at "
                 "least 3 with names of their own, since a sum over fewer hides nothing"
             )
-        if seed < 0:
+        if whole("seed", seed) < 0:
             raise ConfigError(f"simulation: a seed is 0 or above, not {seed}")
-        return cls(names, seed)
+        return cls(names, int(seed))
 
     def info(self, name: str) -> TenantInfo:
         """What user code is told about this tenant."""
@@ -115,6 +116,14 @@ class _RememberingMember(Member):
 
 
 _MOST_REMEMBERED = 1 << 17
+
+
+def _names(tenants: object) -> tuple[str, ...]:
+    if isinstance(tenants, int):
+        return tuple(_numbered(tenants))
+    if isinstance(tenants, str) or not isinstance(tenants, Iterable):
+        raise ConfigError(f"simulation: tenants is {tenants!r}; give their number, or their names")
+    return tuple(sorted(map(str, tenants)))
 
 
 def _numbered(count: int) -> list[str]:

@@ -215,11 +215,50 @@ def test_signatures_verified_by_each_alone_change_nothing_but_the_time() -> None
         ({"tenants": ["a", "b", "b"]}, "2 of them distinct"),
         ({"seed": -1}, "a seed is 0 or above"),
         ({"start": {"steps": np.array(1)}}, "no floating-point tensor"),
+        ({"start": None}, "NoneType is no dict"),
+        ({"tenants": "abc"}, "tenants is 'abc'"),
+        ({"tenants": None}, "tenants is None"),
+        ({"seed": "1"}, "give a whole number"),
+        ({"terms": {"clip": 1.0}}, "terms is a dict; give Terms"),
+        ({"train": None}, "train is a NoneType; give a function"),
+        ({"apply": 5}, "apply is a int"),
+        ({"executor": "ray"}, "executor is 'ray'"),
+        ({"executor": OnRay}, "OnRay"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         simulate(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"dropouts": "0.1"}, "dropouts are '0.1'"),
+        ({"dropouts": None}, "dropouts are None"),
+        ({"dropouts": {"t000": "MASKED_INPUT"}}, "'MASKED_INPUT' is no step"),
+        ({"sample": 4.0}, "sample is 4.0"),
+        ({"count": "2"}, "count is '2'"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused_before_the_first(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        simulate().rounds(**{"count": 1, **given})
+
+
+def test_a_servers_step_that_diverges_is_named() -> None:
+    def apply(arrays: Any, mean: Any, number: int) -> dict[str, Any]:
+        return {**arrays, "head": arrays["head"] * np.nan}
+
+    with pytest.raises(ConfigError, match="the model has NaN"):
+        list(simulate(apply=apply).rounds(2))
+
+
+def test_a_servers_step_that_returns_nothing_is_told_what_to_return() -> None:
+    with pytest.raises(ConfigError, match="apply returned a NoneType"):
+        list(simulate(apply=lambda arrays, mean, number: None).rounds(1))
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
