@@ -123,8 +123,15 @@ class Decisions:
             }
         path = self.data / SERVING_FILE
         passing = path.with_name(f"{path.name}.{os.getpid()}.new")
-        passing.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        os.replace(passing, path)
+        try:
+            passing.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            os.replace(passing, path)
+        except OSError as error:
+            passing.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{path} cannot be written: {error.strerror}. It names what it named before; what "
+                "was decided is kept, and the next decision or 'join' writes it"
+            ) from None
 
     def _version(self, digest: bytes) -> ModelVersion:
         number = self.store.number_of(digest)

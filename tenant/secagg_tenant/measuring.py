@@ -5,7 +5,8 @@ use, before anything of it is trained on. `compare` measures a new version besid
 Both measure a fixed number of windows whatever has come, so neither how long they take nor what
 the tenant does next says anything about the data.
 
-State lies in `data/online/`: `memory.npz`, the first held-out windows that there were, for good;
+State lies in `data/online/`: `memory.npz`, the first held-out windows that there were, for good
+(where they are too few to ever decide by, until there are more);
 `watch.json`, what was seen and the drift detector's reference. Both are as private as the data
 (mode 0600) and never leave.
 
@@ -17,6 +18,7 @@ where a version helps new data and hurts old ones, an alarm may come too late or
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +30,21 @@ import numpy as np
 
 from secagg.errors import ConfigError
 from secagg_models.online.arrivals import Arrivals, Seen, series_arrivals, text_arrivals
-from secagg_models.online.decision import Judgement, Losses, NonInferiority, judge
+from secagg_models.online.decision import (
+    LEAST_WINDOWS,
+    Judgement,
+    Losses,
+    NonInferiority,
+    judge,
+)
 from secagg_models.online.drift import Alarm, DriftLimits, DriftState, observe_all, shifted
-from secagg_models.online.windows import Windows, load_windows, save_windows, window_losses
+from secagg_models.online.windows import (
+    Windows,
+    load_windows,
+    save_windows,
+    window_losses,
+    with_truth,
+)
 from secagg_models.text import SPLITS, Corpus
 from secagg_tenant.config import OnlineTable
 from secagg_tenant.trainer import ModelVersion
@@ -112,8 +126,9 @@ class Measuring:
         self.trainer.reread(like)
         before = self._kept()
         found = self._arrivals(like, before.seen if before else Seen())
-        losses = self._losses(serving, found.windows, like)[: found.fresh]
-        level = float(self._losses(serving, self._memory(like), like).mean())
+        losses = self._losses(serving, found.windows, like)
+        losses = losses[with_truth(found.windows) & (np.arange(len(losses)) < found.fresh)]
+        level = self._level(serving, like)
         name = "" if serving is None else serving.manifest.digest.hex()
         drift = before.drift if before else DriftState()
         if before is not None and before.serving != name:
@@ -138,9 +153,21 @@ class Measuring:
     def _judged(
         self, serving: ModelVersion | None, candidate: ModelVersion, windows: Windows, margin: float
     ) -> Judgement:
-        before = self._losses(serving, windows, candidate)
-        after = self._losses(candidate, windows, candidate)
+        known = with_truth(windows)
+        before = self._losses(serving, windows, candidate)[known]
+        after = self._losses(candidate, windows, candidate)[known]
+        if not known.any():
+            raise ConfigError(
+                f"in none of {len(known)} windows is there a value to compare by: the newest "
+                "values are missing; 'secagg tenant approve' decides"
+            )
         return judge(before, after, NonInferiority(margin, self.table.confidence))
+
+    def _level(self, serving: ModelVersion | None, like: ModelVersion) -> float:
+        """Mean loss on the remembered windows; NaN where nothing in them can be measured by."""
+        memory = self._memory(like)
+        losses = self._losses(serving, memory, like)[with_truth(memory)]
+        return float(losses.mean()) if len(losses) else math.nan
 
     def _losses(self, version: ModelVersion | None, windows: Windows, like: ModelVersion) -> Losses:
         precision = self.trainer.training_of(like).precision
@@ -160,10 +187,21 @@ class Measuring:
 
     def _memory(self, like: ModelVersion) -> Windows:
         path = self.folder / "memory.npz"
-        if not path.exists():
-            self._make_folder()
-            save_windows(path, self.trainer.held_out(like, self.table.memory_windows))
-        return load_windows(path)
+        kept = load_windows(path) if path.exists() else None
+        if kept is not None and not self.trainer.takes(kept):
+            raise ConfigError(
+                f"{path} holds windows that this base does not take, such as another base's; "
+                f"remove {self.folder} to begin anew"
+            )
+        count = 0 if kept is None else with_truth(kept).sum()
+        if kept is not None and count >= LEAST_WINDOWS:
+            return kept
+        held_out = self.trainer.held_out(like, self.table.memory_windows)
+        if kept is not None and with_truth(held_out).sum() <= count:
+            return kept
+        self._make_folder()
+        save_windows(path, held_out)
+        return held_out
 
     @cached_property
     def _limits(self) -> DriftLimits:

@@ -78,6 +78,8 @@ class Online:
                 self._record(version, found)
         except SecaggError as error:
             tenant.log.warning("version_not_decided", version=version.number, reason=str(error))
+        except Exception as error:  # noqa: BLE001  a full disk, say: the one in use goes on
+            tenant.log.failure("version_not_decided", error, version=version.number)
 
     def _record(self, version: ModelVersion, found: Comparison) -> None:
         tenant, digest, verdict = self.tenant, version.manifest.digest, self._verdict(found)

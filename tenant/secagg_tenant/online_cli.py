@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,5 +140,10 @@ def _decisions(options: argparse.Namespace) -> Iterator[Decisions]:
     store = TenantStore(data / "tenant.sqlite")
     try:
         yield Decisions(store, VersionFiles(data / "versions"), data)
+    except sqlite3.Error as error:
+        raise ConfigError(
+            f"{data / 'tenant.sqlite'} cannot be written: {error}. 'secagg tenant versions' shows "
+            "what was decided"
+        ) from None
     finally:
         store.close()

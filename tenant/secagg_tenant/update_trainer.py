@@ -11,6 +11,7 @@ A tenant may train only the first columns of B (`training.rank`): what leaves ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ from secagg_models.block_training import tenant_figures
 from secagg_models.block_weights import BlockWeights
 from secagg_models.flatten import flatten, unflatten
 from secagg_models.online.growing import growing_part
+from secagg_models.series.batch import SeriesBatch
 from secagg_models.series.folder import series_of_folder
 from secagg_models.series.forecaster import Forecaster
 from secagg_models.series.stream import Series, SeriesStream, stream_of
@@ -150,11 +152,12 @@ class UpdateTrainer:
         if meta.base_digest != self._base_digest:
             return {}
         if isinstance(update, BlockWeights):
-            return tenant_figures(
+            figures = tenant_figures(
                 self._model_with(update), update.shape, self._stream("validation"),
                 context=meta.training.context, max_windows=self._config.evaluation_windows,
                 precision=meta.training.precision,
             )  # fmt: skip
+            return {name: _or_worst(figure) for name, figure in figures.items()}
         loss = train.evaluate(
             self._model_with(update), self._stream("validation"),
             context=meta.training.context, max_windows=self._config.evaluation_windows,
@@ -162,9 +165,9 @@ class UpdateTrainer:
         )  # fmt: skip
         match self._config:
             case LoraTraining():
-                return {"validation_nats_per_byte": loss}
+                return {"validation_nats_per_byte": _or_worst(loss)}
             case SeriesTraining():
-                return {"validation_pinball": loss}
+                return {"validation_pinball": _or_worst(loss)}
 
     # ------------------------------------------------------------------ for measuring.py
 
@@ -204,6 +207,20 @@ class UpdateTrainer:
     def held_out(self, like: ModelVersion, limit: int) -> Batch:
         """At most `limit` validation windows, cut as this version trains."""
         return self._stream("validation").held_out_windows(limit, self.training_of(like).context)
+
+    def takes(self, windows: Batch) -> bool:
+        """Whether the base's model takes these windows: those kept may be of another base."""
+        model = self._base.model
+        match windows, model:
+            case SeriesBatch(), Forecaster(shape=shape):
+                whole = windows.context % shape.patch == 0 and windows.context <= shape.context
+                return whole and windows.horizon == shape.horizon
+            case torch.Tensor(), Forecaster():
+                return False
+            case torch.Tensor(), _:
+                return int(windows.max()) < int(model.config.vocab_size)
+            case _:
+                return False
 
     def training_of(self, version: ModelVersion) -> TrainingConfig:
         """How a version is trained.
@@ -335,6 +352,11 @@ class UpdateTrainer:
             raise PolicyRefused("model", f"the version has no {meta.file}") from None
         except ConfigError as error:
             raise PolicyRefused("model", str(error)) from None
+
+
+def _or_worst(figure: float) -> float:
+    """What is no number counts as the worst, as in drift detection: a database keeps no NaN."""
+    return math.inf if math.isnan(figure) else figure
 
 
 def _windows(stream: PrivateStream, context: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,3 +166,32 @@ def test_versions_are_listed_with_what_was_decided(
     assert rows[1]["verdict"] is None
     assert main(["versions", "--config", str(desk.config)]) == 0
     assert "approved" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_told_and_names_what_it_named_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.type("approve", "1")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("secagg_tenant.decisions.os.replace", full)
+        with pytest.raises(ConfigError, match=r"cannot be written: No space left.*is kept"):
+            desk.type("approve", "2")
+    assert desk.served() == 1
+    assert not list(desk.data.glob("*.new"))
+    desk.decisions.publish()  # as 'join' does
+    assert desk.served() == 2
+
+
+def test_a_database_that_cannot_be_written_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(TenantStore, "add_decision", full)
+    with pytest.raises(ConfigError, match=r"disk is full. 'secagg tenant versions' shows"):
+        desk.type("approve", "1")

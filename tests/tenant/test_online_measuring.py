@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from secagg.errors import ConfigError
+from secagg_models import updates
 from secagg_models.base import Base
 from secagg_models.online import windows as online_windows
 from secagg_models.series.batch import SeriesBatch
@@ -144,3 +146,60 @@ def test_a_watch_that_cannot_be_read_names_the_cure(company: Company) -> None:
     (company.folder / "online" / "watch.json").write_text("{}")
     with pytest.raises(ConfigError, match="remove it"):
         company.measuring.look(like, None)
+
+
+def test_a_version_whose_forecasts_are_no_numbers_is_rejected(company: Company) -> None:
+    beginning = start(company.base)
+    largest = {
+        name: 1.5e38 * tensor.sign() for name, tensor in disturbed(beginning, 1).trained.items()
+    }
+    broken = company.version(updates.next_round(beginning, largest, 1.0), 1)
+    assert company.measuring.compare(None, broken).verdict == "rejected"
+    assert company.trainer.evaluate(broken) == {"validation_pinball": math.inf}
+
+
+def test_where_the_newest_values_are_missing_nothing_is_approved(company: Company) -> None:
+    neutral = company.version(start(company.base), 1)
+    company.measuring.look(neutral, None)
+    for file in (company.folder / "series").iterdir():
+        lines = file.read_text().splitlines()
+        dead = [line.partition(",")[0] + "," for line in lines[-60:]]
+        file.write_text("\n".join(lines[:-60] + dead) + "\n")
+    company.trainer.reread(neutral)
+    with pytest.raises(ConfigError, match="the newest values are missing"):
+        company.measuring.compare(None, neutral)
+
+
+def test_values_that_are_missing_are_no_drift(company: Company) -> None:
+    like = company.version(start(company.base), 1)
+    company.measuring.look(like, None)
+    write(company.folder / "series", QUIET + 200)
+    for file in (company.folder / "series").iterdir():
+        lines = file.read_text().splitlines()
+        dead = [line.partition(",")[0] + "," for line in lines[-200:]]
+        file.write_text("\n".join(lines[:-200] + dead) + "\n")
+    look = company.measuring.look(like, None)
+    assert (look.fresh, look.alarms) == (64, ())
+
+
+def test_a_memory_too_small_to_decide_by_begins_again_when_there_is_more(
+    base: Base, tmp_path: Path
+) -> None:
+    write(tmp_path / "series", 48)
+    company = Company.open(base, tmp_path)
+    neutral = company.version(start(company.base), 1)
+    found = company.measuring.compare(None, neutral)
+    assert (found.memory.windows, found.verdict) == (2, "undecided")
+    assert "on 2 windows (under 8 decide nothing)" in found.reason
+    write(company.folder / "series", QUIET)
+    company.trainer.reread(neutral)
+    assert company.measuring.compare(None, neutral).verdict == "approved"
+
+
+def test_a_memory_of_another_base_is_refused_with_the_cure(company: Company) -> None:
+    like = company.version(start(company.base), 1)
+    company.measuring.look(like, None)
+    for foreign in (torch.zeros(9, 5, dtype=torch.int64), SeriesBatch(torch.zeros(9, 48), 32, 32)):
+        online_windows.save_windows(company.folder / "online" / "memory.npz", foreign)
+        with pytest.raises(ConfigError, match=r"remove .*online to begin anew"):
+            company.measuring.look(like, None)

@@ -24,6 +24,7 @@ from secagg.errors import ConfigError
 Verdict = Literal["approved", "rejected", "undecided"]
 Losses = NDArray[np.float64]
 
+LEAST_WINDOWS = 8
 _DRAWS = 2000
 
 
@@ -36,7 +37,7 @@ class NonInferiority:
 
     margin: float = 0.01
     confidence: float = 0.95
-    least_windows: int = 8
+    least_windows: int = LEAST_WINDOWS
 
     def __post_init__(self) -> None:
         if not self.margin >= 0:
@@ -65,8 +66,9 @@ class Judgement:
     @property
     def reason(self) -> str:
         """One sentence, for this tenant's own eyes."""
+        few = "" if self.windows >= LEAST_WINDOWS else f" (under {LEAST_WINDOWS} decide nothing)"
         return (
-            f"mean loss {self.before:.4f} -> {self.after:.4f} on {self.windows} windows, "
+            f"mean loss {self.before:.4f} -> {self.after:.4f} on {self.windows} windows{few}, "
             f"difference {self.difference:+.4f} in [{self.low:+.4f}, {self.high:+.4f}], "
             f"{self.allowed:.4f} allowed"
         )

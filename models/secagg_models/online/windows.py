@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from secagg.errors import ConfigError
 from secagg_models import train
@@ -38,6 +39,15 @@ def window_losses(model: Any, windows: Windows, precision: train.Precision = "au
         parts.append(losses.reshape(len(losses), -1).mean(1).cpu())
     model.train(was_training)
     return np.asarray(torch.cat(parts).numpy(), np.float64)
+
+
+def with_truth(windows: Windows) -> NDArray[np.bool_]:
+    """(B,) whether there is anything in a window to measure by; all of a series may be missing."""
+    match windows:
+        case SeriesBatch(values=values, context=context):
+            return np.asarray((~torch.isnan(values[:, context:])).any(1).numpy(), np.bool_)
+        case _:
+            return np.ones(len(windows), np.bool_)
 
 
 def split(windows: Windows, size: int) -> list[Windows]:

@@ -137,7 +137,7 @@ def series_losses(model: Any, batch: SeriesBatch, *, autocast: bool = False) -> 
     """Pinball means (B, positions) of a batch, in units of each window's scale, float32.
 
     Positions are the patches that end at `scored_from` or later. Missing truth counts nothing; a
-    position without any truth is 0.
+    position without any truth is 0. A forecast that is not a number has no number as loss.
     """
     shape: ForecasterShape = model.shape
     device = next(model.parameters()).device
@@ -149,9 +149,10 @@ def series_losses(model: Any, batch: SeriesBatch, *, autocast: bool = False) -> 
     first = batch.scored_from // shape.patch - 1
     windows = values[:, (first + 1) * shape.patch :].unfold(1, batch.horizon, shape.patch)
     levels = torch.tensor(shape.quantiles, device=device)
-    losses = pinball(guesses[:, first:, : batch.horizon].float(), windows, levels)
-    known = ~torch.isnan(losses)
-    return torch.nan_to_num(losses).sum(2) / known.sum(2).clamp(min=1)
+    known = ~torch.isnan(windows)
+    truth = torch.nan_to_num(windows, posinf=torch.inf, neginf=-torch.inf)
+    losses = pinball(guesses[:, first:, : batch.horizon].float(), truth, levels)
+    return torch.where(known, losses, 0).sum(2) / known.sum(2).clamp(min=1)
 
 
 @torch.no_grad()
@@ -203,6 +204,7 @@ def load_forecaster(folder: Path) -> Forecaster:
         if isinstance(error, ConfigError):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"{CONFIG_FILE} lacks {reason}" if isinstance(error, KeyError) else reason
         raise ConfigError(f"no forecaster can be read from {folder}: {reason}") from None
     _refuse_other_tensors(folder, shape, tensors)
     model = Forecaster(shape)

@@ -12,7 +12,13 @@ import torch
 from secagg.errors import ConfigError
 from secagg_models import train
 from secagg_models.labelled import LabelledBatch
-from secagg_models.online.windows import Windows, load_windows, save_windows, window_losses
+from secagg_models.online.windows import (
+    Windows,
+    load_windows,
+    save_windows,
+    window_losses,
+    with_truth,
+)
 from secagg_models.series.batch import SeriesBatch
 from secagg_models.series.forecaster import Forecaster, ForecasterShape
 
@@ -60,3 +66,11 @@ def test_losses_of_windows_average_to_the_evaluation_and_do_not_depend_on_their_
     np.testing.assert_allclose(losses.mean(), float(direct.mean()), rtol=1e-5)
     alone = window_losses(model, SeriesBatch(values[3:4], 32, 32), "float32")
     np.testing.assert_allclose(alone[0], losses[3], rtol=1e-5)
+
+
+def test_a_window_whose_future_is_missing_has_nothing_to_measure_by() -> None:
+    values = torch.zeros(3, 6)
+    values[0, 4:] = torch.nan
+    values[1, :5] = torch.nan
+    assert with_truth(SeriesBatch(values, 4, 4)).tolist() == [False, True, True]
+    assert with_truth(torch.zeros(2, 5, dtype=torch.int64)).all()

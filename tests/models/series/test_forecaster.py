@@ -44,6 +44,16 @@ def walk(seed: int, count: int = 5, length: int = 40) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
+def test_a_forecast_that_is_no_number_is_not_a_perfect_one() -> None:
+    broken = Forecaster(SHAPE).requires_grad_(False)
+    broken.head.weight.fill_(torch.nan)
+    values = walk(3)
+    values[0, 32:] = torch.nan
+    losses = series_losses(broken, SeriesBatch(values, 32, 32))
+    assert losses[0].item() == 0  # nothing was asked for
+    assert losses[1:].isnan().all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 1 << 16),
