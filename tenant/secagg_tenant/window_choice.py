@@ -7,6 +7,7 @@ for one would tell of it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from secagg.errors import PolicyRefused
@@ -22,6 +23,7 @@ from secagg_models.updates import Update
 from secagg_tenant.config import ModelTraining
 
 MEMORY_FILE = "selection.npz"
+_SECRET_BYTES = 16
 
 
 def refuse_unsuited(config: ModelTraining, update: Update) -> None:
@@ -46,7 +48,8 @@ def source_of(
             signal, state = _signal_of(config), None if memory is None else load_state(memory)
             # Two scorings: at the first the model still is the reference, and no gap has opened.
             band = Band(scorings=2) if isinstance(signal, LossGap) else Band()
-            return SurpriseBand(pool, band, signal, state)
+            # Drawn anew: nobody knows which windows a round scored, or asks for the same again.
+            return SurpriseBand(pool, band, signal, state, os.urandom(_SECRET_BYTES))
 
 
 def remember(source: TokenStream | SeriesStream | SurpriseBand, memory: Path | None) -> None:

@@ -99,6 +99,17 @@ def test_the_memory_is_private_and_is_used_in_the_next_round(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_nobody_else_can_compute_which_windows_the_band_draws(
+    base: Base, enrolled: Enrolled, tmp_path: Path
+) -> None:
+    """The version's seed is the owner's, and the same data under it give another contribution."""
+    sent = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        sent.append(Tenant.open(base, enrolled, tmp_path / name, 250, **BAND).train().vector)
+    assert not np.array_equal(*sent)
+
+
 def test_a_broken_memory_keeps_nobody_from_a_round(
     base: Base, enrolled: Enrolled, tmp_path: Path
 ) -> None:

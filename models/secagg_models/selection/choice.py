@@ -6,6 +6,10 @@ as it is by then; each stretch's windows are drawn at once. Everything that cost
 number of times that signal and numbers of the band fix: K x S windows trained, and `scorings` x
 candidates forward passes beside one for the reference, whatever is found.
 
+Draws follow from the training's seed, the pool's name and a secret. The seed is the owner's, and
+without a secret of the tenant's own an owner could try seeds until a window in a certain place is
+drawn in every round. An experiment has none, so that it can be repeated.
+
 The reference is the model at the round's first step unless `refer` was called with another version
 in it. Whoever sometimes has another must call it in every round: that it was called would show.
 """
@@ -67,6 +71,7 @@ class SurpriseBand(WindowSource):
         band: Band | None = None,
         signal: Signal | None = None,
         state: BandState | None = None,
+        secret: bytes = b"",
     ) -> None:
         self.pool = pool
         self.band = Band() if band is None else band
@@ -75,6 +80,7 @@ class SurpriseBand(WindowSource):
         self._signal = Loss() if signal is None else signal
         known = BandState.fresh(pool.keys) if state is None else state.carried_to(pool.keys)
         self._state = known.copy()
+        self._secret = secret
         self._candidates: Rows = np.zeros(0, np.int64)
         self._reference: NDArray[np.float32] = np.zeros(0, np.float32)
         self._room: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -95,7 +101,7 @@ class SurpriseBand(WindowSource):
     def refer(self, model: Any, config: TrainingConfig) -> None:
         """Begin a round with the model as it is now for reference."""
         total = config.steps * config.batch
-        generator = _generator(self.pool, config, config.first_step)
+        generator = _generator(self.pool, config, config.first_step, self._secret)
         size = max(1, round(self.band.candidates * total))
         everything = np.arange(len(self.pool))
         room = np.full(len(everything), _cap(1, size, len(everything)))
@@ -125,7 +131,8 @@ class SurpriseBand(WindowSource):
 
     def _draw(self, model: Any, config: TrainingConfig, step: int, steps: int) -> None:
         """Choose the windows of the next `steps` steps."""
-        candidates, generator = self._candidates, _generator(self.pool, config, step + 1)
+        candidates = self._candidates
+        generator = _generator(self.pool, config, step + 1, self._secret)
         losses = window_losses(model, self.pool, candidates, config)
         ranks = ranks_within(self._scores(losses), self.pool.strata[candidates], generator)
         low, high = self.band.edges(step / config.schedule.total_steps)
@@ -198,5 +205,8 @@ def _cap(cap: int, total: int, windows: int) -> int:
     return max(cap, -(-total // windows))
 
 
-def _generator(pool: WindowPool, config: TrainingConfig, step: int) -> np.random.Generator:
-    return np.random.default_rng([config.seed, step, zlib.crc32(pool.name.encode())])
+def _generator(
+    pool: WindowPool, config: TrainingConfig, step: int, secret: bytes = b""
+) -> np.random.Generator:
+    own = [int.from_bytes(secret, "big")] if secret else []
+    return np.random.default_rng([config.seed, step, zlib.crc32(pool.name.encode()), *own])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,21 @@ def test_no_window_is_drawn_more_often_than_the_cap(tiny_model: Any, adapter: lo
     for source in (SurpriseBand(pool, Band(cap=1, scorings=2)), Uniform(pool, cap=1)):
         round_of(model, adapter, source)
         assert np.bincount(source.drawn).max() == 1
+
+
+def test_an_owner_that_tries_seeds_does_not_aim_at_a_window(
+    tiny_model: Any, adapter: lora.Adapter
+) -> None:
+    model, pool = lora.attach(tiny_model, adapter), TokenPool(streams()["noise"], CONTEXT)
+
+    def drawn(seed: int, secret: bytes) -> list[int]:
+        source = SurpriseBand(pool, secret=secret)
+        source.batch_at(model, replace(TRAINING, seed=seed), 0)
+        return source.drawn.tolist()
+
+    aimed = next(seed for seed in range(100) if drawn(seed, b"").count(0) == 2)
+    assert drawn(aimed, b"own") == drawn(aimed, b"own")
+    assert sum(0 in drawn(aimed, bytes([secret])) for secret in range(1, 21)) < 15
 
 
 def test_losses_that_are_no_numbers_stop_nothing(tiny_model: Any, adapter: lora.Adapter) -> None:
