@@ -32,6 +32,7 @@ from secagg.errors import (
 from secagg.outputs import Aborted, Finished, ParticipantOutput, Persist, Send
 from secagg.participant import Participant
 from secagg_tenant.admission import Admission
+from secagg_tenant.config import ModelTraining
 from secagg_tenant.connection import Connection
 from secagg_tenant.contribution import RoundFiles
 from secagg_tenant.online import Online
@@ -212,7 +213,13 @@ class RoundRun:
 
     async def _wait_for_slot(self, elapsed: float) -> None:
         """Joining tells when the training ended: where slots are configured, only which slot."""
-        await asyncio.sleep(seconds_to_slot(self._tenant.config.training, elapsed))
+        training = self._tenant.config.training
+        if isinstance(training, ModelTraining) and 0 < training.slot < elapsed:
+            self._tenant.log.warning(
+                "slot_too_short", context=self.context, slot_seconds=training.slot,
+                took_seconds=round(elapsed, 1),
+            )  # fmt: skip
+        await asyncio.sleep(seconds_to_slot(training, elapsed))
         self._raise_if_over()
 
     def _training_progress(self, done: int, of: int) -> None:

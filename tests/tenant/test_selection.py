@@ -164,7 +164,9 @@ class Seen:
 _OF_THE_NETWORK = ("stream_ended", "connected", "training")
 
 
-def one_round(enrolled: Enrolled, folder: Path, base: Base, rare_from: int | None) -> Seen:
+def one_round(
+    enrolled: Enrolled, folder: Path, base: Base, rare_from: int | None, slot: float = 2.0
+) -> Seen:
     """A round over TLS in which ada chooses by the surprise band."""
     folder.mkdir()
     write(folder / "series", QUIET, rare_from)
@@ -173,7 +175,8 @@ def one_round(enrolled: Enrolled, folder: Path, base: Base, rare_from: int | Non
         async with federation(enrolled, folder) as running, AsyncExitStack() as stack:
             update = start(base)
             version = await _published(running, base, update)
-            node = await stack.enter_async_context(joined(running, _config(running, folder, base)))
+            config = _config(running, folder, base, slot)
+            node = await stack.enter_async_context(joined(running, config))
             for name in TENANTS[1:]:
                 config = config_of(running, name, folder, policy={"recompute": "off"})
                 await stack.enter_async_context(joined(running, config))
@@ -204,12 +207,19 @@ def test_over_the_wire_a_tenant_with_a_rare_regime_looks_like_one_without(
     assert (tmp_path / "rare" / "ada" / MEMORY_FILE).exists()
 
 
-def _config(running: Federation, folder: Path, base: Base) -> Config:
+def test_a_training_that_overruns_its_slot_is_a_local_warning(
+    enrolled: Enrolled, tmp_path: Path, base: Base
+) -> None:
+    seen = one_round(enrolled, tmp_path / "short", base, None, slot=0.001)
+    assert "slot_too_short" in dict(seen.logged)
+
+
+def _config(running: Federation, folder: Path, base: Base, slot: float) -> Config:
     values = config_of(running, "ada", folder, policy={"recompute": "off"}).model_dump()
     values["training"] = {
         "trainer": "series",
         "series": folder / "series",
-        "slot_seconds": 0.2,
+        "slot_seconds": slot,
         **BAND,
     }
     values["model"] = {"base": base.source, "base_digest": base.digest}
