@@ -58,7 +58,7 @@ BLOCK_ARMS: Final[Mapping[str, BlockObjective]] = {
     "mixed, converted": MIXED,
     "mixed, LoRA": MIXED,
 }
-SCRATCH, LORA = "pure, from scratch", "mixed, LoRA"
+SCRATCH, WHOLE_MIXED, LORA = "pure, from scratch", "mixed, converted", "mixed, LoRA"
 ARMS: Final = (START, END_TO_END, *BLOCK_ARMS)
 _SMOOTHING: Final = 0.01
 _RANK: Final = 8
@@ -103,7 +103,7 @@ def _measure_arm(
     model = copy.deepcopy(subject.model)
     started = time.process_time()
     if arm in BLOCK_ARMS:
-        config = replace(config, lr=arguments["lr"])
+        config = replace(config, lr=arguments["mixed_lr" if arm == WHOLE_MIXED else "lr"])
         network = _train_blocks(subject, model, arm, config, arguments["conditioning_rate"])
         objective = BLOCK_ARMS[arm]
         taken = time.process_time() - started
