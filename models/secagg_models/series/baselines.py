@@ -33,6 +33,8 @@ def seasonal_naive(
     history: NDArray[np.floating], season: int, horizon: int, levels: Sequence[float]
 ) -> Numbers:
     """Quantiles (horizon, levels). A history shorter than a season and a half is taken as naive."""
+    if season < 1:
+        raise ConfigError(f"a season of {season}: at least 1, which is none")
     values = without_gaps(history)
     if 2 * len(values) < 3 * season:
         season = 1

@@ -37,9 +37,12 @@ def series_of_folder(folder: Path) -> list[Series]:
     """Every `*.csv` of a folder, by name. Raises: ConfigError for whatever cannot be read."""
     if not folder.is_dir():
         raise ConfigError(f"series folder {folder}: there is no such folder")
-    files = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() == ".csv" and path.is_file()
-    )
+    try:
+        files = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() == ".csv" and path.is_file()
+        )
+    except OSError as error:
+        raise ConfigError(f"series folder {folder}: it cannot be read: {error.strerror}") from None
     if not files:
         raise ConfigError(f"series folder {folder}: it holds no .csv file")
     return [series_of_file(file) for file in files]
@@ -67,7 +70,13 @@ def series_of_file(file: Path) -> Series:
 
 
 def export_series(series: Sequence[Series], folder: Path) -> None:
-    """Inverse of `series_of_folder`, bit for bit: float32 has a shortest decimal of its own."""
+    """Inverse of `series_of_folder`, bit for bit: float32 has a shortest decimal of its own.
+
+    Raises: ConfigError for names that make no files, or the same one.
+    """
+    names = [one.name for one in series]
+    if len(set(names)) < len(names) or any(not name or Path(name).name != name for name in names):
+        raise ConfigError("series names must differ and be plain: each is a file's name")
     folder.mkdir(parents=True, exist_ok=True)
     for one in series:
         cells = ["" if math.isnan(value) else str(value) for value in one.values]

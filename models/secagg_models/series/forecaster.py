@@ -159,10 +159,17 @@ def series_losses(model: Any, batch: SeriesBatch, *, autocast: bool = False) -> 
 def quantiles_after(model: Any, history: torch.Tensor) -> torch.Tensor:
     """Forecasts (B, horizon, Q), ascending in Q, in the unit of the history (B, C), NaN = missing.
 
-    C may be anything: the latest whole context counts, a shorter history is padded on the left.
+    C may be anything from 1: the latest whole context counts, a shorter history is padded on the
+    left. Raises: ConfigError for another shape.
     """
+    if history.ndim != 2 or not history.shape[1]:
+        raise ConfigError(
+            f"a history of shape {tuple(history.shape)}: wanted (series, values); "
+            "one series has .unsqueeze(0)"
+        )
     shape: ForecasterShape = model.shape
     device = next(model.parameters()).device
+    history = history.float()
     short = -history.shape[1] % shape.patch if history.shape[1] < shape.context else 0
     history = nn.functional.pad(history.to(device), (short, 0), value=float("nan"))
     history = history[:, -shape.context :]

@@ -109,6 +109,8 @@ def split_by_time(
 
     Raises: ConfigError where too little is left to train on.
     """
+    if horizon < 1:
+        raise ConfigError(f"a horizon of {horizon}: at least 1 value is to be predicted")
     test = length - max(horizon, round(length * test_share))
     validation = test - max(horizon, round(length * validation_share))
     if validation < LEAST_HISTORY + horizon:

@@ -41,6 +41,8 @@ def test_gaps_are_filled_and_an_empty_history_is_refused():
     np.testing.assert_array_equal(
         without_gaps(np.array([np.nan, 1, np.nan, 3, np.nan])), [1, 2, 3, 3]
     )
+    with pytest.raises(ConfigError, match="a season of 0"):
+        seasonal_naive(np.ones(40), 0, 3, LEVELS)
     with pytest.raises(ConfigError, match="without a single value"):
         without_gaps(np.array([np.nan]))
 

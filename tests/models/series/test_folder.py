@@ -83,3 +83,19 @@ def test_a_folder_without_series_is_refused(tmp_path):
         series_of_folder(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"it holds no \.csv file"):
         series_of_folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    def forbidden(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.iterdir", forbidden)
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        series_of_folder(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a/b",), ("",)])
+def test_names_that_make_no_files_of_their_own_are_not_exported(tmp_path, names):
+    with pytest.raises(ConfigError, match="must differ and be plain"):
+        export_series([Series(name, np.ones(3, np.float32)) for name in names], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

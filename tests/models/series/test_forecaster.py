@@ -54,6 +54,16 @@ def test_a_forecast_that_is_no_number_is_not_a_perfect_one() -> None:
     assert losses[1:].isnan().all()
 
 
+def test_a_history_of_any_numbers_is_taken_and_of_another_shape_refused(model: Forecaster) -> None:
+    history = torch.arange(40).unsqueeze(0)
+    wanted = quantiles_after(model, history.float())
+    assert torch.equal(quantiles_after(model, history), wanted)
+    assert torch.equal(quantiles_after(model, history.double()), wanted)
+    for other in (history[0], history[:, :0]):
+        with pytest.raises(ConfigError, match=r"wanted \(series, values\)"):
+            quantiles_after(model, other)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 1 << 16),

@@ -87,6 +87,9 @@ def test_a_series_too_short_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"series s0 of company: 39 values are too few.* make 40"):
         of("train", 8, 39)
     of("train", 8, 40).windows_at(0, 0, 4, 32)
+    for horizon in (0, -3):
+        with pytest.raises(ConfigError, match=f"a horizon of {horizon}: at least 1"):
+            of("train", horizon, 40)
 
 
 def test_the_training_loop_measures_a_stream_of_series():
