@@ -221,7 +221,7 @@ _DENSE = "torch.strided"
 
 
 def _on_host(tensor: Any) -> Any:
-    return tensor.detach().cpu().resolve_neg() if hasattr(tensor, "detach") else tensor
+    return tensor.detach().cpu() if hasattr(tensor, "detach") else tensor
 
 
 def _values(tensor: Any) -> NDArray[np.float32] | NDArray[np.float64]:
