@@ -1,5 +1,6 @@
 """A block's package holds that block, the embeddings and the head verbatim, and nothing else."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,25 @@ def test_a_token_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None
     full.tokenizer.add_tokens([f"project {name}" for name in "abcdefghij"])
     meta = write_block_files(tmp_path / "b", full, CUT, signed=True)
     with pytest.raises(ConfigError, match="token 265, and the model only 264"):
+        read(tmp_path / "b", meta.to_json())
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("key", ["vocab", "vocab_file", "tokenizer_file", "init_inputs"])
+def test_a_tokeniser_that_names_its_readers_files_is_refused(
+    key: str, file: str, tmp_path: Path
+) -> None:
+    """Its vocabulary would be a private file, and whether it loads would tell that there is one."""
+    private = tmp_path / "private.txt"
+    private.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nprivate\n")
+    meta = write_block_files(tmp_path / "b", owned("llama"), CUT, signed=True)
+    (tmp_path / "b" / "tokenizer.json").unlink()
+    settings = {"tokenizer_class": "BertTokenizer"}
+    asked: Any = [str(private)] if key == "init_inputs" else str(private)
+    for name in {file, "tokenizer_config.json"}:
+        told = settings | ({key: asked} if name == file else {})
+        (tmp_path / "b" / name).write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=f"{file} has '{key}'"):
         read(tmp_path / "b", meta.to_json())
 
 
