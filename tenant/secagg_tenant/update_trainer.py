@@ -114,6 +114,7 @@ class UpdateTrainer:
             raise PolicyRefused(
                 "layout", explain_difference(layout, plan.layout, ("here", "in the plan"))
             )
+        self._refuse_late_slot(plan)
         self._refuse_foreign(update)
         refuse_unsuited(self._config, update)
 
@@ -327,6 +328,13 @@ class UpdateTrainer:
             updates.refuse_foreign(attached.model if attached and fits else self._bare(), update)
         except ConfigError as error:
             raise PolicyRefused("model", str(error)) from None
+
+    def _refuse_late_slot(self, plan: RoundPlan) -> None:
+        """A contribution that is ready after the first deadline is trained for nothing."""
+        deadline = plan.deadlines.advertise_keys_ms / 1000
+        if self._config.slot > deadline:
+            reason = f"a slot of {self._config.slot} s ends after the first deadline, {deadline} s"
+            raise PolicyRefused("training.slot_seconds", reason)
 
     def _refuse_longer_windows(self, meta: UpdateMeta) -> None:
         """Windows are cut before a model sees them: their length is the owner's to ask."""

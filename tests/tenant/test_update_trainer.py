@@ -183,6 +183,16 @@ def test_windows_that_are_too_long_or_too_many_a_step_are_refused(
     assert refused.value.clause == "max_training_batch"
 
 
+@pytest.mark.parametrize("slot", [1000.0, float("inf")])
+def test_a_slot_that_ends_after_the_first_deadline_is_refused_before_training(
+    base: Base, enrolled: Enrolled, tmp_path: Path, slot: float
+) -> None:
+    tenant = setting(base, enrolled, tmp_path, slot_seconds=slot)
+    with pytest.raises(PolicyRefused, match="ends after the first deadline") as refused:
+        tenant.train(updates.start(base.model, LORA, 1))
+    assert refused.value.clause == "training.slot_seconds"
+
+
 def test_a_layer_that_the_emulator_does_not_have_is_refused(
     base: Base, enrolled: Enrolled, tmp_path: Path
 ) -> None:
