@@ -30,6 +30,7 @@ from secagg_models.block_training import tenant_figures
 from secagg_models.block_weights import BlockWeights
 from secagg_models.flatten import flatten, unflatten
 from secagg_models.online.growing import growing_part
+from secagg_models.online.windows import with_truth
 from secagg_models.series.batch import SeriesBatch
 from secagg_models.series.folder import series_of_folder
 from secagg_models.series.forecaster import Forecaster
@@ -159,6 +160,9 @@ class UpdateTrainer:
                 precision=meta.training.precision,
             )  # fmt: skip
             return {name: _or_worst(figure) for name, figure in figures.items()}
+        held_out = self.held_out(version, self._config.evaluation_windows)
+        if not with_truth(held_out).any():
+            return {}  # the newest values are missing: a loss of 0 would say that all is well
         loss = train.evaluate(
             self._model_with(update), self._stream("validation"),
             context=meta.training.context, max_windows=self._config.evaluation_windows,
