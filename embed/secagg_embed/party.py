@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -396,6 +397,17 @@ def examples_in(given: object) -> int | None:
         return count if count >= 1 and count == counted else None
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is PyTorch's
         return None
+
+
+def weight_in(reported: object, most: int) -> int | None:
+    """A metric as a weight of at most `most`, without its fraction; None: no number of 1 or more.
+
+    Metrics of stacks are floats as often as not; `examples_in` is for what a function returns.
+    """
+    if isinstance(reported, bool) or not isinstance(reported, Real):
+        return None
+    number: Any = reported
+    return int(min(number, most)) if number >= 1 else None  # NaN is not
 
 
 def _below_resolution(plan: RoundPlan, given: Contribution) -> bool:

@@ -24,7 +24,7 @@ from secagg_embed import (
     run_round,
 )
 from secagg_embed.folder import FolderRounds
-from secagg_embed.party import examples_in
+from secagg_embed.party import examples_in, weight_in
 from secagg_embed.plain import refusing
 from secagg_embed.wire import UNABLE, Declined, Said
 from tests.embed.conftest import MODEL, NAMES, Federation, InMemory, is_mean
@@ -456,6 +456,15 @@ def test_what_is_no_trained_model_is_said_in_one_line_at_the_tenant(
 @pytest.mark.parametrize("examples", [10, np.int64(10), 10.0, torch.tensor(10), np.array(10)])
 def test_examples_may_be_counted_by_whatever_counts(examples: Any) -> None:
     assert examples_in(examples) == 10
+
+
+@pytest.mark.parametrize(
+    ("reported", "weight"),
+    [(7, 7), (7.9, 7), (np.float32(7), 7), (10**400, 100), (float("inf"), 100), (1, 1)]
+    + [(none, None) for none in (0, 0.9, -3, True, "12", None, [1], float("nan"))],
+)
+def test_a_metric_is_a_weight_up_to_the_plans_largest(reported: Any, weight: int | None) -> None:
+    assert weight_in(reported, 100) == weight
 
 
 def test_a_closed_party_says_so_and_closes_twice(federation: Federation) -> None:

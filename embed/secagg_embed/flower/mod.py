@@ -25,6 +25,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Error, Message, MessageType, MetricRecord, RecordDict
@@ -35,7 +36,7 @@ from secagg.errors import ConfigError, ProtocolError, SecaggError, SpentInput, U
 from secagg.plan import RoundPlan
 from secagg.sqlite_ledger import LedgerInUse
 from secagg_embed.flower import metrics, records, task
-from secagg_embed.party import Contribute, Contribution, Party
+from secagg_embed.party import Contribute, Contribution, Party, weight_in
 from secagg_embed.tensors import difference
 from secagg_embed.wire import Deliver, Reply, declining, decode_request, printable, unable
 
@@ -233,8 +234,8 @@ def _explained(error: BaseException) -> BaseException:
 
 
 def _weight(reported: Mapping[str, object], weighted_by: str, most: int) -> int:
-    value = reported.get(weighted_by)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
+    value: Any = reported.get(weighted_by)
+    if (weight := weight_in(value, most)) is None:
         raise ConfigError(
             f"the train function has to report the weight of its update as the metric "
             f"{weighted_by!r}, a number of at least 1"
@@ -245,7 +246,7 @@ def _weight(reported: Mapping[str, object], weighted_by: str, most: int) -> int:
             weighted_by,
             most,
         )
-    return int(min(value, most))
+    return weight
 
 
 def _only_metrics(content: RecordDict) -> MetricRecord:

@@ -37,7 +37,7 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from secagg.errors import ConfigError, SecaggError
 from secagg.plan import RoundPlan
 from secagg_embed.nvflare.shareables import Message, require_weights, settings_of
-from secagg_embed.party import Contribution, Party
+from secagg_embed.party import Contribution, Party, weight_in
 from secagg_embed.plain import refusing
 from secagg_embed.tensors import Tensors, difference, flatten, require_model
 from secagg_embed.wire import Reply
@@ -164,11 +164,10 @@ def _dxo_in(result: Shareable) -> DXO:
 def _weight(dxo: DXO, plan: RoundPlan, key: str) -> int:
     if plan.max_weight == 1:
         return 1
-    reported = dxo.get_meta_prop(key)
-    steps = float(reported) if isinstance(reported, Real) else 0.0
-    if not steps >= 1:  # NaN is not
+    weight = weight_in(dxo.get_meta_prop(key), plan.max_weight)
+    if weight is None:
         raise ConfigError(
             f"this run weighs tenants, and the training reported no {key!r} of 1 or more in its "
             "meta; report it, or start the run with max_weight = 1"
         )
-    return int(min(steps, plan.max_weight))
+    return weight
