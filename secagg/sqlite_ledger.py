@@ -286,7 +286,12 @@ def _opened(path: Path) -> int:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_S)
+    try:
+        database = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=_BUSY_S
+        )
+    except sqlite3.OperationalError as error:
+        raise ConfigError(f"{path} cannot be used as a ledger: {error}") from None
     try:
         path.chmod(0o600)
         if not _POSIX:

@@ -14,7 +14,6 @@ Not here: whether a block may leave (secagg_owner.block_gate).
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +38,6 @@ from secagg_models.package import (
 )
 
 KIND: Final = "block-model"
-_SETTINGS: Final = ("tokenizer_config.json", "special_tokens_map.json")
-_SOURCES: Final = ("vocab", "merges", "init_inputs")
-_SOURCES_END: Final = ("_file", "_files", "_kwargs", "_object")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,42 +146,11 @@ def read_block_files(folder: Path, names: Collection[str], meta: Mapping[str, An
     """Load a block whose files `names` were held against the manifest that says `meta`.
 
     Raises:
-        ConfigError: anything is not as `meta` says, or asks for code; or the tokeniser names files
-            of its reader, or has tokens that the model has not: who holds text with such a one in
-            it could not train on it.
+        ConfigError: as `read_model_files`.
     """
     said = BlockMeta.from_json(meta)
-    for name in sorted({*names} & {*_SETTINGS}):
-        _refuse_foreign_files(folder / name)
     model, tokenizer = read_model_files(folder, names, said.described)
-    last, rows = max(tokenizer.get_vocab().values(), default=0), _embeddings_of(model)
-    if last >= rows:
-        raise ConfigError(
-            f"package {folder}: its tokeniser has token {last}, and the model only {rows} tokens"
-        )
     return LoadedBlock(model, tokenizer, said)
-
-
-def _refuse_foreign_files(path: Path) -> None:
-    """Transformers opens what some settings name, wherever it lies: a vocabulary that is a tenant's
-    own private file, or a load that fails where it has none. Who saves a tokeniser writes none."""
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"package {path.parent}: {path.name} cannot be read") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"package {path.parent}: {path.name} is no JSON object")
-    for key, value in settings.items():
-        if value and (key in _SOURCES or key.endswith(_SOURCES_END)):
-            raise ConfigError(
-                f"package {path.parent}: {path.name} has {key[:60]!r}, which may name files of its "
-                "reader; it is refused"
-            )
-
-
-def _embeddings_of(model: Any) -> int:
-    inner = getattr(model, "encoder", model)
-    return int(inner.get_input_embeddings().num_embeddings)
 
 
 def card(meta: BlockMeta) -> str:

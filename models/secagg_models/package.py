@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from secagg.errors import ConfigError
@@ -54,16 +54,15 @@ _CODE = frozenset({
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
     "experts_implementation", "_experts_implementation",
 })  # fmt: skip
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_SOURCES = ("vocab", "merges", "init_inputs")
+_SOURCES_END = ("_file", "_files", "_kwargs", "_object")
 _FROM_CONFIG: Any = AutoModelForCausalLM.from_config  # transformers leaves it untyped
 _ONE_FILE = 1 << 60
 _PROBE = "def mean(values): return sum(values) / 7  # é"
 _MAX_JSON_BYTES = 1 << 27
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "I64": "int64"}
 _HEX = frozenset("0123456789abcdef")
-_FAILURES: Final = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError,
-    SafetensorError, RecursionError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +390,9 @@ def read_model_files(folder: Path, names: Collection[str], said: DescribedModel)
     """The model and the tokeniser of a package, held against what its manifest says.
 
     Raises:
-        ConfigError: anything is not as said, or asks for code.
+        ConfigError: anything is not as said, or asks for code or for files of its reader; or the
+            tokeniser has tokens that the model has not: who holds text with such a one in it could
+            not train on it.
     """
     strange = sorted(set(names) - FILES)
     missing = sorted(set(_NEEDED) - set(names))
@@ -402,18 +403,47 @@ def read_model_files(folder: Path, names: Collection[str], said: DescribedModel)
         )
     try:
         _check_json(folder, names)
+        for name in sorted({*names} & {*_SETTINGS}):
+            _refuse_foreign_files(folder / name)
         if _layout_of_file(folder / WEIGHTS_FILE) != said.layout:
             raise ConfigError(f"package {folder}: its tensors are not those of its manifest")
         _check_configuration(folder, said)
         model, tokenizer = _load(folder, said.task)
-    except _FAILURES as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except Exception as error:  # libraries' own kinds; that of tokenizers is bare
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(f"package {folder} cannot be loaded: {reason}") from error
     if model_digest(model.state_dict()) != said.digest:
         raise ConfigError(f"package {folder}: what loads is not the model of its manifest")
+    last, rows = max(tokenizer.get_vocab().values(), default=0), _embeddings_of(model)
+    if last >= rows:
+        raise ConfigError(
+            f"package {folder}: its tokeniser has token {last}, and the model only {rows} tokens"
+        )
     return model, tokenizer
+
+
+def _refuse_foreign_files(path: Path) -> None:
+    """Transformers opens what some settings name, wherever it lies: a vocabulary that is a tenant's
+    own private file, or a load that fails where it has none. Who saves a tokeniser writes none."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"package {path.parent}: {path.name} cannot be read") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"package {path.parent}: {path.name} is no JSON object")
+    for key, value in settings.items():
+        if value and (key in _SOURCES or key.endswith(_SOURCES_END)):
+            raise ConfigError(
+                f"package {path.parent}: {path.name} has {key[:60]!r}, which may name files of its "
+                "reader; it is refused"
+            )
+
+
+def _embeddings_of(model: Any) -> int:
+    inner = getattr(model, "encoder", model)
+    return int(inner.get_input_embeddings().num_embeddings)
 
 
 def _check_json(folder: Path, names: Collection[str]) -> None:

@@ -51,6 +51,9 @@ class Online:
         try:
             serving = self._decisions.in_use()
             look = await tenant.training.run(measuring.look, version, serving)
+            for alarm in look.alarms:
+                tenant.store.add_alarm(alarm.direction, alarm.since)
+                tenant.log.warning("drift_alarm", direction=alarm.direction, since=alarm.since)
         except SecaggError as error:
             tenant.log.warning("data_not_looked_at", reason=str(error))
             return
@@ -58,9 +61,6 @@ class Online:
             tenant.log.failure("data_not_looked_at", error)
             return
         tenant.log.event("data_looked_at", fresh=look.fresh, measured=look.measured)
-        for alarm in look.alarms:
-            tenant.store.add_alarm(alarm.direction, alarm.since)
-            tenant.log.warning("drift_alarm", direction=alarm.direction, since=alarm.since)
 
     def undecided(self, digest: bytes) -> bool:
         """Whether this version is still to be measured beside the one in use."""

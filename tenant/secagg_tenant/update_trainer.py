@@ -341,17 +341,20 @@ class UpdateTrainer:
             raise PolicyRefused("training.slot_seconds", reason)
 
     def _refuse_longer_windows(self, meta: UpdateMeta) -> None:
-        """Windows are cut before a model sees them: their length is the owner's to ask."""
-        model = self._base.model
+        """Windows are cut before a model sees them: their length is the owner's to ask, as far as
+        the policy lets it (attention takes time and memory by its square)."""
+        context, model = meta.training.context, self._base.model
+        if context > (most := self._limits.max_training_context):
+            reason = f"windows of {context} are above {most}"
+            raise PolicyRefused("max_training_context", reason)
         longest: int | None = (
             model.shape.context
             if isinstance(model, Forecaster)
             else getattr(model.config, "max_position_embeddings", None)
         )
-        if longest is not None and meta.training.context > longest:
+        if longest is not None and context > longest:
             raise ConfigError(
-                f"windows of {meta.training.context} are longer than the {longest} that the base "
-                "model takes"
+                f"windows of {context} are longer than the {longest} that the base model takes"
             )
 
     def _read(self, version: ModelVersion) -> tuple[UpdateMeta, updates.Update]:

@@ -149,6 +149,12 @@ def test_keys_of_forgotten_rounds_are_destroyed(tmp_path: Path) -> None:
     assert keys.load(SECOND) is not None
 
 
+def test_a_folder_in_the_ledgers_place_is_said(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").mkdir()
+    with pytest.raises(ConfigError, match="cannot be used as a ledger: unable to open"):
+        SqliteLedger(tmp_path / "ledger.sqlite")
+
+
 def test_where_there_are_no_advisory_locks_sqlite_keeps_a_second_one_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,6 +234,24 @@ def spoilt_meta() -> dict[str, Callable[[dict[str, Any]], Any]]:
     }
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("key", ["vocab", "vocab_file", "tokenizer_file", "init_inputs"])
+def test_a_tokeniser_that_names_its_readers_files_is_refused(
+    key: str, file: str, tmp_path: Path
+) -> None:
+    """Its vocabulary would be a private file, and whether it loads would tell that there is one."""
+    meta = write(tmp_path / "e", owned("llama"))
+    (tmp_path / "e" / "tokenizer.json").unlink()
+    settings = {"tokenizer_class": "BertTokenizer"}
+    private = str(tmp_path / "private.txt")
+    asked: Any = [private] if key == "init_inputs" else private
+    for name in {file, "tokenizer_config.json"}:
+        told = settings | ({key: asked} if name == file else {})
+        (tmp_path / "e" / name).write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=f"{file} has '{key}'"):
+        read(tmp_path / "e", meta.to_json())
+
+
 @pytest.mark.parametrize("case", spoilt_meta())
 def test_a_manifest_that_says_something_else_is_refused(
     case: str, llama: tuple[Path, EmulatorMeta]

@@ -75,14 +75,22 @@ class Setting:
         return self.trainer.train(plan, version, lambda done, of: None)
 
 
-def setting(base: Base, enrolled: Enrolled, folder: Path, **training: Any) -> Setting:
+def setting(
+    base: Base,
+    enrolled: Enrolled,
+    folder: Path,
+    limits: dict[str, Any] | None = None,
+    **training: Any,
+) -> Setting:
     texts = folder / "texts"
     texts.mkdir()
     for number in range(40):
         (texts / f"m{number}.py").write_text(f"def ada_{number}(x): return x\n" * 4)
     config = LoraTraining(trainer="lora", text=texts, **training)
     model = Model(base=base.source, base_digest=base.digest)
-    trainer = UpdateTrainer(config, model, PolicyTable(roster_digest="00" * 32), "ada")
+    trainer = UpdateTrainer(
+        config, model, PolicyTable(roster_digest="00" * 32, **limits or {}), "ada"
+    )
     trainer.prepare()
     return Setting(base, trainer, enrolled.plan(), folder)
 
@@ -173,7 +181,7 @@ def test_windows_that_are_too_long_or_too_many_a_step_are_refused(
     tenant = setting(base, enrolled, tmp_path)
     update = updates.start(base.model, LORA, 1)
     plan = tenant.plan_of(update)
-    long = tenant.version(update, training=dataclasses.replace(TRAINING, context=10**6))
+    long = tenant.version(update, training=dataclasses.replace(TRAINING, context=64))
     for look in (lambda: tenant.trainer.check(plan, long), lambda: tenant.trainer.evaluate(long)):
         with pytest.raises(PolicyRefused, match="longer than the 32"):
             look()
@@ -181,6 +189,22 @@ def test_windows_that_are_too_long_or_too_many_a_step_are_refused(
     with pytest.raises(PolicyRefused, match="a step are above") as refused:
         tenant.trainer.check(plan, wide)
     assert refused.value.clause == "max_training_batch"
+
+
+def test_windows_above_the_policys_length_are_refused(
+    base: Base, enrolled: Enrolled, tmp_path: Path
+) -> None:
+    """A base may take a million tokens; tenants with enough text would run out of memory alone."""
+    tenant = setting(base, enrolled, tmp_path, {"max_training_context": TRAINING.context - 1})
+    update = updates.start(base.model, LORA, 1)
+    version = tenant.version(update)
+    for look in (
+        lambda: tenant.trainer.check(tenant.plan_of(update), version),
+        lambda: tenant.trainer.evaluate(version),
+    ):
+        with pytest.raises(PolicyRefused, match="windows of 16 are above 15") as refused:
+            look()
+        assert refused.value.clause == "max_training_context"
 
 
 @pytest.mark.parametrize("slot", [1000.0, float("inf")])
