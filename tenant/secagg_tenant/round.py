@@ -195,12 +195,16 @@ class RoundRun:
         return version
 
     async def _contribute(self, version: ModelVersion | None) -> Contribution:
+        """What is sent, at a slot's end: made now, or by a process that was stopped after that."""
+        tenant, began = self._tenant, asyncio.get_running_loop().time()
+        await tenant.training.run(tenant.trainer.check, self.plan, version)
+        contribution = self._files.read_contribution() or await self._made(version)
+        await self._wait_for_slot(asyncio.get_running_loop().time() - began)
+        return contribution
+
+    async def _made(self, version: ModelVersion | None) -> Contribution:
         """Train, add the residual of earlier rounds, and keep the result for a restart."""
-        tenant, plan = self._tenant, self.plan
-        began = asyncio.get_running_loop().time()
-        await tenant.training.run(tenant.trainer.check, plan, version)
-        if (kept := self._files.read_contribution()) is not None:
-            return kept
+        tenant = self._tenant
         await Online(tenant).before_training(version)
         tenant.log.event("training", context=self.context, done=0)
         contribution = self._finite(await self._trained(version))
@@ -208,7 +212,6 @@ class RoundRun:
         await tenant.training.run(self._add_residual, contribution, version)
         contribution = _unspent(self._finite(contribution))  # residuals add up, too
         await tenant.training.run(self._files.write_contribution, contribution)
-        await self._wait_for_slot(asyncio.get_running_loop().time() - began)
         return contribution
 
     async def _wait_for_slot(self, elapsed: float) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import secagg_tenant.round
 from secagg.encoding import Quantiser
 from secagg_tenant.store import read_report
 from secagg_wire.v1 import round_pb2
@@ -97,6 +98,37 @@ def test_a_node_stopped_in_mid_upload_finishes_the_round_when_it_is_back(
                     total = (await opened_sum(running, context)) * plan.quantiser.scale
                     expected = sum(drawn(plan, each).astype(np.float64) for each in TENANTS) / 100
                     assert np.abs(total - expected).max() <= len(TENANTS) * plan.quantiser.scale
+
+    asyncio.run(scenario())
+
+
+def test_a_node_stopped_in_its_slot_waits_for_a_slots_end_again(
+    enrolled: Enrolled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a restart would tell that the training had ended by then."""
+    waits = [3600.0, 0.0]
+    waiting = asyncio.Event()
+
+    async def scenario() -> None:
+        async with federation(enrolled, tmp_path) as running:
+            config = config_of(running, "ada", tmp_path)
+
+            def to_slot(training: object, elapsed: float) -> float:
+                if training is not config.training:
+                    return 0.0
+                waiting.set()
+                return waits.pop(0)
+
+            monkeypatch.setattr(secagg_tenant.round, "seconds_to_slot", to_slot)
+            async with all_joined(running, tmp_path, without=("ada",)):
+                async with joined(running, config) as node:
+                    context = await running.open(enrolled.plan())
+                    await waiting.wait()
+                async with joined(running, config) as node:
+                    status = await running.ended(context)
+                    await node.until("round_ended")
+            assert list(status.survivors) == list(TENANTS)
+            assert waits == []
 
     asyncio.run(scenario())
 
