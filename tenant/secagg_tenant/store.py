@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,11 +234,15 @@ class TenantStore:
 
         The reason has figures on private data: it stands here and nowhere else.
         """
-        self._write(
-            "INSERT INTO decision (at, digest, verdict, decided_by, reason) VALUES (?, ?, ?, ?, ?)",
-            time.time(), digest, verdict, decided_by, reason,
-        )  # fmt: skip
-        self.audit("version_decided", digest=digest.hex(), verdict=verdict, decided_by=decided_by)
+        with self._together():
+            self._write(
+                "INSERT INTO decision (at, digest, verdict, decided_by, reason) "
+                "VALUES (?, ?, ?, ?, ?)",
+                time.time(), digest, verdict, decided_by, reason,
+            )  # fmt: skip
+            self.audit(
+                "version_decided", digest=digest.hex(), verdict=verdict, decided_by=decided_by
+            )
 
     def decision(self, digest: bytes) -> str | None:
         """The last word on a version."""
@@ -281,6 +285,17 @@ class TenantStore:
             "INSERT INTO audit (at, event, detail) VALUES (?, ?, ?)",
             time.time(), event, json.dumps(detail, sort_keys=True),
         )  # fmt: skip
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Both or nothing: on a full disk a decision without its audit row would be made twice."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
 
     def _one(self, statement: str, *values: object) -> Any:
         return self._database.execute(statement, values).fetchone()

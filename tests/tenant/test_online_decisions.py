@@ -195,3 +195,21 @@ def test_a_database_that_cannot_be_written_is_told(
     monkeypatch.setattr(TenantStore, "add_decision", full)
     with pytest.raises(ConfigError, match=r"disk is full. 'secagg tenant versions' shows"):
         desk.type("approve", "1")
+
+
+def test_a_decision_that_cannot_be_audited_is_none(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made again after the disk has room, a rollback would otherwise go back twice."""
+    for number in (1, 2, 3):
+        desk.type("approve", str(number))
+
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TenantStore, "audit", full)
+        with pytest.raises(ConfigError, match="disk is full"):
+            desk.type("rollback")
+    desk.type("rollback")
+    assert desk.served() == 2
