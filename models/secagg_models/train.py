@@ -11,6 +11,7 @@ something about private text). Record-level differential privacy is not done her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -264,7 +265,8 @@ def evaluate(
 
     Of tokens: nats per byte over at most `max_windows` non-overlapping windows, evenly spread over
     the files, so long texts count throughout. Of passages: nats per passage (cross-entropy), over
-    at most `max_windows` of them. Of series: pinball, in units of the history's deviation.
+    at most `max_windows` of them. Of series: pinball, in units of the history's deviation, over the
+    windows with a known value after the history; NaN where there is none.
     """
     use_fast_attention(model)
     was_training = model.training
@@ -273,13 +275,12 @@ def evaluate(
     total, count = 0.0, 0
     for part in _pieces(held_out, batch):
         losses = item_losses(model, part, precision)
-        total, count = total + float(losses.double().sum()), count + losses.numel()
+        known = part.with_truth.sum() if isinstance(part, SeriesBatch) else len(losses)
+        total += float(losses.double().sum())
+        count += int(known) * (losses.numel() // len(losses))
     model.train(was_training)
-    match stream:
-        case TokenStream():
-            return total / count / stream.bytes_per_token
-        case LabelledStream() | SeriesStream():
-            return total / count
+    mean = total / count if count else math.nan
+    return mean / stream.bytes_per_token if isinstance(stream, TokenStream) else mean
 
 
 @torch.no_grad()

@@ -44,8 +44,8 @@ def window_losses(model: Any, windows: Windows, precision: train.Precision = "au
 def with_truth(windows: Windows) -> NDArray[np.bool_]:
     """(B,) whether there is anything in a window to measure by; all of a series may be missing."""
     match windows:
-        case SeriesBatch(values=values, context=context):
-            return np.asarray((~torch.isnan(values[:, context:])).any(1).numpy(), np.bool_)
+        case SeriesBatch():
+            return np.asarray(windows.with_truth.numpy(), np.bool_)
         case _:
             return np.ones(len(windows), np.bool_)
 

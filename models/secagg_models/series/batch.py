@@ -46,6 +46,11 @@ class SeriesBatch:
         """H: how many values follow the history."""
         return self.values.shape[1] - self.context
 
+    @property
+    def with_truth(self) -> torch.Tensor:
+        """(B,) bool: whether a value after the history is known, so that a loss says anything."""
+        return (~torch.isnan(self.values[:, self.context :])).any(1)
+
     def to(self, device: torch.device) -> SeriesBatch:
         """The same batch on a device."""
         return replace(self, values=self.values.to(device))

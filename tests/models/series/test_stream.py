@@ -1,5 +1,7 @@
 """Streams of series: what a window may know, and that it is a function of its arguments."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,18 @@ def test_the_training_loop_measures_a_stream_of_series():
     measured = train.evaluate(model, stream, context=32, max_windows=6)
     losses = train.item_losses(model, stream.held_out_windows(6, 32)).detach()
     assert measured == pytest.approx(float(losses.mean()), rel=1e-3)
+
+
+def test_windows_without_a_known_future_count_nothing():
+    torch.manual_seed(0)
+    model, stream = Forecaster(SMALL), of("test")
+    blank = Series("blank", np.full_like(stream.series[0].values, np.nan))
+    alone = SeriesStream("one", stream.series[:1], stream.first[:1], stream.end[:1], stream.horizon)
+    beside = replace(alone, series=(*alone.series, blank), first=alone.first * 2, end=alone.end * 2)
+    whole = train.evaluate(model, alone, context=32, max_windows=3)
+    assert train.evaluate(model, beside, context=32, max_windows=6) == pytest.approx(whole)
+    nothing = replace(alone, series=(blank,))
+    assert np.isnan(train.evaluate(model, nothing, context=32, max_windows=3))
 
 
 def test_no_series_is_both_pretrained_on_and_held_out():
