@@ -50,12 +50,14 @@ class Admission:
 
         Raises:
             PolicyRefused: it is not accepted: clause `owner_key`, `recompute`, `rollback`,
-                `start_versions`, or `model_digest` where the coordinator's version is another one.
+                `start_versions`, `max_version_bytes`, or `model_digest` where the coordinator's
+                version is another one.
             SecaggError: it could not be fetched or checked now.
         """
         async with self._turn:
             tenant, line = self._tenant, self._connection
             manifest = await self._manifest(number, digest)
+            self._require_small(number, manifest)
             checked = tenant.store.checked(digest)
             if checked is None or (checked == UNCHECKED and self._policy.recompute != "off"):
                 checked = await self._examine(number, manifest)
@@ -73,6 +75,13 @@ class Admission:
             if error.clause == OWNER_KEY:
                 raise self._refusal(number, digest, error) from None
             raise
+
+    def _require_small(self, number: int, manifest: Manifest) -> None:
+        """A signed manifest may name any size; the disk is this tenant's."""
+        if manifest.total_size > (most := self._policy.max_version_bytes):
+            reason = f"the version's files have {manifest.total_size} bytes, above {most}"
+            error = PolicyRefused("max_version_bytes", reason)
+            raise self._refusal(number, manifest.digest, error)
 
     async def _examine(self, number: int, manifest: Manifest) -> str:
         """How this version was found acceptable."""

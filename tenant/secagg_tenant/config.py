@@ -77,6 +77,7 @@ class PolicyTable(Table):
     max_training_windows: _Count = 1_000_000
     max_training_batch: _Count = 1024
     max_training_context: _Count = 8192
+    max_version_bytes: _Count = 1 << 36
     recompute: Literal["all", "random", "off"] = "random"
     recompute_leaves: _Count = 8
     start_versions: tuple[HexDigest, ...] = ()

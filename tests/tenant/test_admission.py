@@ -231,6 +231,26 @@ def test_a_version_from_nowhere_is_refused_once_this_tenant_has_contributed_unle
     asyncio.run(scenario())
 
 
+def test_a_version_above_the_policys_size_is_not_fetched(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with (
+            federation(enrolled, tmp_path) as running,
+            all_joined(running, tmp_path, policy={"max_version_bytes": 8}) as nodes,
+        ):
+            version = await publish(running, 1)  # of 9 bytes
+            status = await round_on(running, 1, version)
+            assert status.outcome == round_pb2.ROUND_OUTCOME_ABORTED
+            for node in nodes.values():
+                refused = await node.until("plan_refused", round=1)
+                assert refused["clause"] == "max_version_bytes"
+                assert versions_of(node) == []
+                assert files_of(node) == 0
+
+    asyncio.run(scenario())
+
+
 def test_another_beginning_is_accepted_as_long_as_nothing_was_contributed(
     enrolled: Enrolled, tmp_path: Path
 ) -> None:
