@@ -86,7 +86,7 @@ def unflatten(
 def added(before: Tensors, vector: NDArray[np.floating[Any]], layout: Layout) -> dict[str, Any]:
     """`before` with the delta in `vector` added; each tensor keeps its kind, dtype and shape.
 
-    A running variance (BatchNorm's, by PyTorch's name) is kept from below 0: near it, rounding could
+    A running variance (BatchNorm's, by PyTorch's name) is never below 0: near it, rounding could
     take it there, and a model with a negative variance answers NaN.
     """
     _require(before, layout)
