@@ -291,12 +291,14 @@ def write_model_files(
     """Write a model's files beside the full model's tokeniser; its digest in float32, its layout.
 
     Raises:
-        ConfigError: the tokeniser would load as another one there.
+        ConfigError: the tokeniser would load as another one there, or be refused by who reads it.
     """
     stored = copy.deepcopy(model).to(dtype)
     digest = model_digest(_in_float32(stored.state_dict()))
     _save(stored, full.tokenizer, folder)
+    _refuse_foreign_files(folder)
     _check_tokenizer(folder, full.tokenizer)
+    _refuse_unknown_tokens(folder, full.tokenizer, model)
     return digest, _layout_of_file(folder / WEIGHTS_FILE)
 
 
@@ -403,8 +405,7 @@ def read_model_files(folder: Path, names: Collection[str], said: DescribedModel)
         )
     try:
         _check_json(folder, names)
-        for name in sorted({*names} & {*_SETTINGS}):
-            _refuse_foreign_files(folder / name)
+        _refuse_foreign_files(folder)
         if _layout_of_file(folder / WEIGHTS_FILE) != said.layout:
             raise ConfigError(f"package {folder}: its tensors are not those of its manifest")
         _check_configuration(folder, said)
@@ -416,34 +417,39 @@ def read_model_files(folder: Path, names: Collection[str], said: DescribedModel)
         raise ConfigError(f"package {folder} cannot be loaded: {reason}") from error
     if model_digest(model.state_dict()) != said.digest:
         raise ConfigError(f"package {folder}: what loads is not the model of its manifest")
-    last, rows = max(tokenizer.get_vocab().values(), default=0), _embeddings_of(model)
-    if last >= rows:
-        raise ConfigError(
-            f"package {folder}: its tokeniser has token {last}, and the model only {rows} tokens"
-        )
+    _refuse_unknown_tokens(folder, tokenizer, model)
     return model, tokenizer
 
 
-def _refuse_foreign_files(path: Path) -> None:
+def _refuse_foreign_files(folder: Path) -> None:
     """Transformers opens what some settings name, wherever it lies: a vocabulary that is a tenant's
     own private file, or a load that fails where it has none. Who saves a tokeniser writes none."""
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"package {path.parent}: {path.name} cannot be read") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"package {path.parent}: {path.name} is no JSON object")
-    for key, value in settings.items():
-        if value and (key in _SOURCES or key.endswith(_SOURCES_END)):
-            raise ConfigError(
-                f"package {path.parent}: {path.name} has {key[:60]!r}, which may name files of its "
-                "reader; it is refused"
-            )
+    for name in _SETTINGS:
+        if not (path := folder / name).exists():
+            continue
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"package {folder}: {name} cannot be read") from error
+        if not isinstance(settings, dict):
+            raise ConfigError(f"package {folder}: {name} is no JSON object")
+        for key, value in settings.items():
+            if value and (key in _SOURCES or key.endswith(_SOURCES_END)):
+                raise ConfigError(
+                    f"package {folder}: {name} has {key[:60]!r}, which may name files of its "
+                    "reader; it is refused"
+                )
 
 
-def _embeddings_of(model: Any) -> int:
+def _refuse_unknown_tokens(folder: Path, tokenizer: Any, model: Any) -> None:
     inner = getattr(model, "encoder", model)
-    return int(inner.get_input_embeddings().num_embeddings)
+    rows = inner.get_input_embeddings().num_embeddings
+    last = max(tokenizer.get_vocab().values(), default=0)
+    if last >= rows:
+        raise ConfigError(
+            f"package {folder}: its tokeniser has token {last}, and the model only {rows} tokens; "
+            "resize the model's embeddings, or take the tokens out"
+        )
 
 
 def _check_json(folder: Path, names: Collection[str]) -> None:

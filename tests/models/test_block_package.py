@@ -70,10 +70,13 @@ def test_a_manifest_that_is_no_blocks_is_refused(tmp_path: Path) -> None:
 def test_a_token_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
     """Whoever's text has it could not train, and its owner would see who that is."""
     full = owned("llama")
-    full.tokenizer.add_tokens([f"project {name}" for name in "abcdefghij"])
     meta = write_block_files(tmp_path / "b", full, CUT, signed=True)
+    full.tokenizer.add_tokens([f"project {name}" for name in "abcdefghij"])
+    full.tokenizer.backend_tokenizer.save(str(tmp_path / "b" / "tokenizer.json"))
     with pytest.raises(ConfigError, match="token 265, and the model only 264"):
         read(tmp_path / "b", meta.to_json())
+    with pytest.raises(ConfigError, match="token 265, and the model only 264"):  # at home already
+        write_block_files(tmp_path / "c", full, CUT, signed=True)
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
